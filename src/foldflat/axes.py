@@ -1,0 +1,25 @@
+"""Walk long axes in blocks, so that temporary arrays stay small.
+
+Axis letters used throughout: n rows, d features, k subspaces, j rank of one subspace.
+"""
+
+from collections.abc import Iterator
+
+import torch
+
+__all__ = ["BLOCK_ELEMENTS", "blocks", "compute_dtype"]
+
+BLOCK_ELEMENTS = 1 << 24
+"""Largest number of elements of a temporary array (64 MiB in float32)."""
+
+
+def blocks(length: int, width: int, *, elements: int = BLOCK_ELEMENTS) -> Iterator[slice]:
+    """Yield consecutive slices of an axis of `length`, each at most `elements` / `width` long."""
+    step = max(1, elements // max(1, width))
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the type to compute in for stored numbers of `dtype`: float64 stays, all else is float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,0 +1,214 @@
+"""The alternation: assign every row to a subspace, refit every subspace, until the cost stands still."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foldflat.axes import blocks
+from foldflat.cluster.allocation import Allocation, allocate_at_multiplier, allocate_within_budget
+from foldflat.cluster.rows import WeightedRows
+from foldflat.cluster.subspace import (
+    captured_energy,
+    eigenbases,
+    gram_matrices,
+    gram_matrix,
+)
+
+__all__ = ["Alternation", "RankRule", "alternate", "equal_ranks", "free_ranks"]
+
+_STEPS_PER_PHASE = 4
+
+
+@dataclass
+class Alternation:
+    """Hold the state of one alternation.
+
+    Attributes:
+        labels: (m,) subspace of each distinct row.
+        bases: k matrices (rank_i, d) with orthonormal rows.
+        multiplier: energy that one parameter must save; zero for equal ranks.
+        costs: after each step, what the step cannot raise: weighted squared distances, plus multiplier x parameters.
+        phases: for each entry of `costs`, the phase it belongs to; the multiplier is constant within a phase.
+        converged: whether the relative change fell below the tolerance.
+    """
+
+    labels: Tensor
+    bases: list[Tensor] = field(default_factory=list)
+    multiplier: float = 0.0
+    costs: list[float] = field(default_factory=list)
+    phases: list[int] = field(default_factory=list)
+    converged: bool = False
+
+
+@dataclass(frozen=True)
+class RankRule:
+    """Decide the ranks of clusters from their spectra.
+
+    Attributes:
+        solve: (gains (k, d), row counts (k,)) -> allocation that may move the multiplier.
+        hold: the same at a given multiplier.
+        finish: the allocation of the delivered result.
+        basis_price: parameters of one basis vector, d on the whole table.
+        rank: the common rank, None when ranks are free.
+    """
+
+    solve: Callable[[np.ndarray, np.ndarray], Allocation]
+    hold: Callable[[np.ndarray, np.ndarray, float], Allocation]
+    finish: Callable[[np.ndarray, np.ndarray], Allocation]
+    basis_price: float
+    rank: int | None
+
+
+def equal_ranks(rank: int) -> RankRule:
+    """Return the paper's rule: every subspace has the same rank."""
+
+    def same(_: np.ndarray, sizes: np.ndarray) -> Allocation:
+        return Allocation(np.full(len(sizes), rank), 0.0, float(rank * sizes.sum()))
+
+    return RankRule(same, lambda gains, sizes, _: same(gains, sizes), same, 0.0, rank)
+
+
+def free_ranks(budget: float, basis_price: float) -> RankRule:
+    """Return the rule that spends `budget` parameters where they save most.
+
+    A direction of a cluster of n_i rows costs n_i + `basis_price` parameters and saves its eigenvalue.
+    """
+
+    def solve(gains: np.ndarray, sizes: np.ndarray) -> Allocation:
+        return allocate_within_budget(gains, sizes + basis_price, budget)
+
+    def hold(gains: np.ndarray, sizes: np.ndarray, multiplier: float) -> Allocation:
+        return allocate_at_multiplier(gains, sizes + basis_price, multiplier)
+
+    def finish(gains: np.ndarray, sizes: np.ndarray) -> Allocation:
+        return allocate_within_budget(gains, sizes + basis_price, budget, fill=True)
+
+    return RankRule(solve, hold, finish, basis_price, None)
+
+
+def alternate(rows: WeightedRows, labels: Tensor, k: int, rule: RankRule, *, max_iter: int, tol: float) -> Alternation:
+    """Lower the cost from a first partition until it changes by less than `tol` relative, or `max_iter` steps.
+
+    One step refits the subspaces, refills clusters that have too few rows, and assigns every row anew. For free
+    ranks the multiplier is solved for the budget at the start of each phase and held for the phase's other steps.
+
+    Args:
+        rows: m distinct rows.
+        labels: (m,) in 0..k-1.
+        k: number of subspaces.
+        rule: how ranks follow from spectra.
+    """
+    state = Alternation(labels)
+    norms = rows.squared_norms()
+    # float64 zero of the cost: below it a change is rounding, not progress
+    floor = 1e-12 * float((rows.weights * norms.double()).sum())
+    phase, step_in_phase, previous_phase_cost = 0, 0, np.inf
+    for _ in range(max_iter):
+        opening = step_in_phase == 0
+        cost = _step(rows, state, k, rule, norms, solve=opening)
+        before = state.costs[-1] if state.costs else np.inf
+        state.costs.append(cost)
+        state.phases.append(phase)
+        if cost <= floor:
+            state.converged = True
+            break
+        step_in_phase += 1
+        still = not opening and before - cost <= tol * before
+        if rule.rank is not None:
+            state.converged = len(state.costs) > 1 and before - cost <= tol * before
+            if state.converged:
+                break
+        elif still or step_in_phase >= _STEPS_PER_PHASE:
+            if abs(previous_phase_cost - cost) <= tol * cost and still:
+                state.converged = True
+                break
+            previous_phase_cost, step_in_phase, phase = cost, 0, phase + 1
+    if rule.rank is None:
+        _finish(rows, state, k, rule)
+    return state
+
+
+def _step(rows: WeightedRows, state: Alternation, k: int, rule: RankRule, norms: Tensor, *, solve: bool) -> float:
+    grams = gram_matrices(rows, state.labels, k)
+    values, vectors = eigenbases(grams)
+    sizes = _row_counts(rows, state.labels, k)
+    gains = values.double().cpu().numpy()
+    allocation = rule.solve(gains, sizes) if solve else rule.hold(gains, sizes, state.multiplier)
+    state.multiplier = allocation.multiplier
+    state.bases = [vectors[i, :rank] for i, rank in enumerate(allocation.ranks.tolist())]
+    row_costs = _assign(rows, state, norms)
+    _refill(rows, state, row_costs, rule)
+    basis_cost = state.multiplier * rule.basis_price * sum(len(basis) for basis in state.bases)
+    return float(row_costs.sum()) + basis_cost
+
+
+def _finish(rows: WeightedRows, state: Alternation, k: int, rule: RankRule) -> None:
+    values, vectors = eigenbases(gram_matrices(rows, state.labels, k))
+    allocation = rule.finish(values.double().cpu().numpy(), _row_counts(rows, state.labels, k))
+    state.bases = [vectors[i, :rank].clone() for i, rank in enumerate(allocation.ranks.tolist())]
+
+
+def _row_counts(rows: WeightedRows, labels: Tensor, k: int) -> np.ndarray:
+    return torch.bincount(labels, weights=rows.counts, minlength=k).cpu().numpy()
+
+
+def _assign(rows: WeightedRows, state: Alternation, norms: Tensor) -> Tensor:
+    """Move every row to its cheapest subspace; return (m,) float64 what each row now costs."""
+    ranks = [len(basis) for basis in state.bases]
+    stacked = torch.cat(list(state.bases))
+    rents = state.multiplier * torch.tensor(ranks, dtype=torch.float64, device=norms.device)
+    costs = torch.empty(len(rows), dtype=torch.float64, device=norms.device)
+    labels = torch.empty_like(state.labels)
+    for part in blocks(len(rows), max(stacked.shape[0], rows.n_features)):
+        captured = captured_energy(rows.block(part), stacked, ranks)
+        residual = (norms[part, None] - captured).clamp_min_(0).double()
+        prices = rows.weights[part, None] * residual + rows.counts[part, None] * rents
+        costs[part], labels[part] = prices.min(1)
+    state.labels = labels
+    return costs
+
+
+def _refill(rows: WeightedRows, state: Alternation, row_costs: Tensor, rule: RankRule) -> None:
+    """Give clusters with fewer distinct rows than their rank the rows that fit worst elsewhere.
+
+    `row_costs` is lowered in place. Fewer rows than the rank are fitted exactly, and a subspace refitted to its
+    rows captures at least what it did, so the cost cannot rise. With free ranks an empty cluster is refilled only
+    where that lowers cost plus multiplier x parameters.
+    """
+    k = len(state.bases)
+    sizes = torch.bincount(state.labels, minlength=k).tolist()
+    for cluster in range(k):
+        wanted = rule.rank if rule.rank is not None else max(1, len(rows) // (4 * k))
+        short = sizes[cluster] < wanted if rule.rank is not None else sizes[cluster] == 0
+        if not short:
+            continue
+        donors = torch.tensor([size > wanted for size in sizes], device=row_costs.device)[state.labels]
+        candidates = torch.where(donors, row_costs, torch.zeros_like(row_costs))
+        worst = candidates.topk(min(wanted - sizes[cluster], len(rows))).indices
+        worst = worst[candidates[worst] > 0]
+        if not len(worst):
+            continue
+        _move(rows, state, row_costs, worst, cluster, rule)
+        sizes = torch.bincount(state.labels, minlength=k).tolist()
+
+
+def _move(
+    rows: WeightedRows, state: Alternation, row_costs: Tensor, moved: Tensor, cluster: int, rule: RankRule
+) -> None:
+    members = torch.cat([moved, torch.nonzero(state.labels == cluster).squeeze(1)])
+    values, vectors = eigenbases(gram_matrix(rows, members))
+    if rule.rank is not None:
+        rank, cost = rule.rank, float(values[rule.rank :].sum())
+    else:
+        price = float(rows.counts[members].sum()) + rule.basis_price
+        gains = values.double().cpu().numpy()[None]
+        rank = int(rule.hold(gains, np.array([price - rule.basis_price]), state.multiplier).ranks[0])
+        cost = float(values[rank:].sum()) + state.multiplier * price * rank
+        if rank == 0 or cost >= float(row_costs[members].sum()):
+            return
+    state.labels[members] = cluster
+    state.bases[cluster] = vectors[:rank]
+    row_costs[members] = cost / len(members)

@@ -1,0 +1,156 @@
+"""One call from a table to its subspaces: several starts, the best kept."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foldflat.axes import blocks
+from foldflat.cluster.alternate import Alternation, alternate, equal_ranks, free_ranks
+from foldflat.cluster.rows import WeightedRows, distinct_rows
+from foldflat.cluster.seeding import first_partition
+from foldflat.cluster.subspace import captured_energy, squared_distances
+from foldflat.randomness import spawn_seeds
+
+__all__ = ["Clustering", "cheapest_subspace", "continue_fit", "finished", "fit_rows", "fit_table", "fitted_cost"]
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """Hold k subspaces fitted to the rows of a table.
+
+    Attributes:
+        labels: (n,) int64, the subspace of every row.
+        bases: k matrices (rank_i, d) with orthonormal rows, directions of most energy first.
+        cost: weighted sum of squared distances, recomputed from residuals.
+        costs, phases: see `foldflat.cluster.alternate.Alternation`.
+        multiplier: energy that one parameter had to save; zero for equal ranks.
+        converged: whether the relative change fell below the tolerance.
+        start_costs: the cost that each start ended with.
+    """
+
+    labels: Tensor
+    bases: list[Tensor]
+    cost: float
+    costs: list[float]
+    phases: list[int]
+    multiplier: float
+    converged: bool
+    start_costs: list[float]
+
+    @property
+    def ranks(self) -> list[int]:
+        """Return the k ranks."""
+        return [len(basis) for basis in self.bases]
+
+
+def fit_table(
+    table: Tensor,
+    weights: Tensor | None = None,
+    *,
+    n_subspaces: int,
+    rank: int | None = None,
+    budget: float | None = None,
+    init: str = "spherical",
+    n_init: int = 1,
+    max_iter: int = 100,
+    tol: float = 1e-4,
+    seed: int = 0,
+) -> Clustering:
+    """Fit k subspaces to the rows of a table, by (k, j)-projective clustering.
+
+    Args:
+        table: (n, d), finite.
+        weights: (n,), non-negative row weights; None means one each.
+        n_subspaces: k.
+        rank: the common rank j; exactly one of `rank` and `budget` is given.
+        budget: parameters n_1 r_1 + .. + n_k r_k + (r_1 + .. + r_k) d to spend with free ranks.
+        init: "spherical" or "random".
+        n_init: number of starts; the cheapest is kept.
+        max_iter: steps of each start.
+        tol: relative change of the cost at which a start stops.
+        seed: the starts are functions of it.
+
+    Source: Maalouf et al., "Deep Learning Meets Projective Clustering", ICLR 2021; free ranks are ours.
+    """
+    rows = distinct_rows(table, weights)
+    starts = [
+        fit_rows(rows, n_subspaces, rank, budget, init=init, seed=start, max_iter=max_iter, tol=tol)
+        for start in spawn_seeds(seed, n_init)
+    ]
+    costs = [fitted_cost(rows, state) for state in starts]
+    best = min(range(n_init), key=costs.__getitem__)
+    return _clustering(rows, starts[best], costs[best], costs)
+
+
+def fit_rows(
+    rows: WeightedRows,
+    k: int,
+    rank: int | None,
+    budget: float | None,
+    *,
+    basis_price: float | None = None,
+    init: str = "spherical",
+    seed: int = 0,
+    max_iter: int = 100,
+    tol: float = 1e-4,
+) -> Alternation:
+    """Run one start on distinct rows; `basis_price` (default d) is what a basis vector costs of the budget."""
+    labels = first_partition(rows, k, init, seed)
+    return continue_fit(rows, labels, k, rank, budget, basis_price=basis_price, max_iter=max_iter, tol=tol)
+
+
+def continue_fit(
+    rows: WeightedRows,
+    labels: Tensor,
+    k: int,
+    rank: int | None,
+    budget: float | None,
+    *,
+    basis_price: float | None = None,
+    max_iter: int = 100,
+    tol: float = 1e-4,
+) -> Alternation:
+    """Run the alternation from given labels (m,) of distinct rows."""
+    if rank is not None:
+        rule = equal_ranks(rank)
+    else:
+        assert budget is not None
+        rule = free_ranks(budget, rows.n_features if basis_price is None else basis_price)
+    state = alternate(rows, labels, k, rule, max_iter=max_iter, tol=tol)
+    if rank is not None:
+        state.labels = cheapest_subspace(rows.table, state.bases)[rows.index]
+    return state
+
+
+def fitted_cost(rows: WeightedRows, state: Alternation) -> float:
+    """Return the weighted sum of squared distances, from residuals."""
+    return rows.scale * float((rows.weights * squared_distances(rows, state.labels, state.bases)).sum())
+
+
+def finished(rows: WeightedRows, state: Alternation) -> Clustering:
+    """Return the clustering of the whole table that a finished alternation stands for."""
+    cost = fitted_cost(rows, state)
+    return _clustering(rows, state, cost, [cost])
+
+
+def cheapest_subspace(table: Tensor, bases: list[Tensor], rent: float = 0.0) -> Tensor:
+    """Return (n,) the subspace of least squared distance plus `rent` x rank for every row of a table."""
+    ranks = [len(basis) for basis in bases]
+    stacked = torch.cat(bases)
+    labels = torch.empty(table.shape[0], dtype=torch.int64, device=table.device)
+    rents = rent * torch.tensor(ranks, dtype=stacked.dtype, device=table.device)
+    for part in blocks(table.shape[0], max(stacked.shape[0], table.shape[1])):
+        captured = captured_energy(table[part].to(stacked.dtype), stacked, ranks)
+        labels[part] = (captured - rents).argmax(1)
+    return labels
+
+
+def _clustering(rows: WeightedRows, state: Alternation, cost: float, start_costs: list[float]) -> Clustering:
+    labels = state.labels[rows.inverse.clamp_min(0)]
+    absent = torch.nonzero(rows.inverse < 0).squeeze(1)
+    if len(absent):
+        labels[absent] = cheapest_subspace(rows.table[absent], state.bases, state.multiplier)
+    return Clustering(
+        labels, state.bases, cost, state.costs, state.phases, state.multiplier, state.converged, start_costs
+    )

@@ -1,0 +1,87 @@
+"""Where the alternation starts: a first partition of the rows."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.cluster import KMeans
+from torch import Tensor
+
+from foldflat.axes import blocks
+from foldflat.cluster.rows import WeightedRows
+from foldflat.errors import RecipeError
+from foldflat.randomness import torch_generator
+
+__all__ = ["STARTS", "first_partition", "random_partition", "spherical_partition"]
+
+STARTS = ("spherical", "random")
+
+_SAMPLE_ROWS = 16384
+
+
+def first_partition(rows: WeightedRows, k: int, init: str, seed: int) -> Tensor:
+    """Return (m,) labels in 0..k-1 to start from.
+
+    Raises:
+        RecipeError: `init` is none of `STARTS`.
+    """
+    if init == "spherical":
+        return spherical_partition(rows, k, seed)
+    if init == "random":
+        return random_partition(rows, k, seed)
+    raise RecipeError(f"`init` is {init!r}, which is unknown; hint: choose one of {', '.join(STARTS)}")
+
+
+def random_partition(rows: WeightedRows, k: int, seed: int) -> Tensor:
+    """Return a random balanced partition, the start of Maalouf et al. (ICLR 2021)."""
+    order = torch.randperm(len(rows), generator=torch_generator(seed))
+    labels = torch.empty_like(order)
+    labels[order] = torch.arange(len(rows)) % k
+    return labels.to(rows.table.device)
+
+
+def spherical_partition(rows: WeightedRows, k: int, seed: int) -> Tensor:
+    """Return the partition of k-means on the directions of the rows.
+
+    Centres are fitted on at most 16,384 rows or 256 per subspace, drawn without replacement; rows of length zero
+    have no direction and go to the first cluster.
+    """
+    if k == 1:
+        return torch.zeros(len(rows), dtype=torch.int64, device=rows.table.device)
+    positions = torch.arange(len(rows))
+    limit = max(_SAMPLE_ROWS, 256 * k)
+    if len(rows) > limit:
+        positions = torch.randperm(len(rows), generator=torch_generator(seed))[:limit].sort().values
+    centres = _direction_centres(rows, positions.to(rows.table.device), k, seed)
+    labels = torch.empty(len(rows), dtype=torch.int64, device=rows.table.device)
+    # |a/|a| - c|^2 up to a constant; scaling by |a| leaves the argmin alone
+    offset = centres.square().sum(1) / 2
+    for part in blocks(len(rows), max(k, rows.n_features)):
+        block = rows.block(part)
+        scores = block @ centres.T - block.norm(dim=1, keepdim=True) * offset
+        labels[part] = scores.argmax(1)
+    return labels
+
+
+def _direction_centres(rows: WeightedRows, positions: Tensor, k: int, seed: int) -> Tensor:
+    block = rows.block(positions)
+    norms = block.norm(dim=1)
+    usable = norms > 0
+    if not bool(usable.any()):
+        return block[:1]
+    directions = (block[usable] / norms[usable, None]).cpu().numpy()
+    # k-means needs k distinct points; with fewer, each direction is its own centre
+    if _distinct_at_most(directions, k):
+        centres = np.unique(directions, axis=0)
+    else:
+        weights = rows.weights[positions][usable].cpu().numpy().astype(directions.dtype)
+        kmeans = KMeans(k, n_init=1, max_iter=25, tol=1e-3, random_state=seed % 2**32, algorithm="lloyd")
+        centres = kmeans.fit(directions, sample_weight=weights).cluster_centers_
+    return torch.from_numpy(centres).to(block.device, block.dtype)
+
+
+def _distinct_at_most(directions: NDArray[np.floating[Any]], limit: int) -> bool:
+    if len(np.unique(directions[: 2 * limit + 16], axis=0)) > limit:
+        return False
+    return len(np.unique(directions, axis=0)) <= limit

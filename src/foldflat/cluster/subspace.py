@@ -1,0 +1,91 @@
+"""The algebra of rows and subspaces: distances, Gram matrices, bases.
+
+A basis is a (j, d) matrix with orthonormal rows. The squared distance of a row a to its span is |a|^2 - |V a|^2,
+so one product of the rows with all bases gives every distance.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from foldflat.axes import blocks
+from foldflat.cluster.rows import WeightedRows
+
+__all__ = [
+    "captured_energy",
+    "coefficients",
+    "eigenbases",
+    "gram_matrices",
+    "gram_matrix",
+    "members_by_label",
+    "squared_distances",
+]
+
+
+def captured_energy(block: Tensor, stacked: Tensor, ranks: Sequence[int]) -> Tensor:
+    """Return (b, k): the energy |V_i a|^2 of every row of `block` (b, d) in every subspace.
+
+    Args:
+        block: (b, d) rows.
+        stacked: (sum of ranks, d), the bases on top of each other.
+        ranks: the k ranks.
+    """
+    products = block @ stacked.T
+    if len(set(ranks)) == 1:
+        return products.view(block.shape[0], len(ranks), ranks[0]).square_().sum(2)
+    parts = products.square_().split(list(ranks), dim=1)
+    return torch.stack([part.sum(1) for part in parts], dim=1)
+
+
+def members_by_label(labels: Tensor, k: int) -> list[Tensor]:
+    """Return, for each of the k labels, the positions that carry it, in increasing order."""
+    order = torch.argsort(labels, stable=True)
+    sizes = torch.bincount(labels, minlength=k).tolist()
+    return list(order.split(sizes))
+
+
+def gram_matrix(rows: WeightedRows, positions: Tensor) -> Tensor:
+    """Return the weighted Gram matrix (d, d), the sum of w a a^T over the rows at `positions`."""
+    d = rows.n_features
+    gram = torch.zeros(d, d, dtype=rows.dtype, device=rows.table.device)
+    for part in blocks(positions.shape[0], d, elements=1 << 23):
+        chosen = positions[part]
+        block = rows.block(chosen) * rows.weights[chosen].sqrt().to(rows.dtype)[:, None]
+        gram.addmm_(block.T, block)
+    return gram
+
+
+def gram_matrices(rows: WeightedRows, labels: Tensor, k: int) -> Tensor:
+    """Return (k, d, d): the weighted Gram matrix of each cluster."""
+    return torch.stack([gram_matrix(rows, members) for members in members_by_label(labels, k)])
+
+
+def eigenbases(grams: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues (k, d), largest first and at least zero, and eigenvectors as rows (k, d, d).
+
+    The sign of each eigenvector is canonical: its entry of largest magnitude is positive.
+    """
+    values, columns = torch.linalg.eigh(grams)
+    vectors = columns.flip(-1).transpose(-1, -2)
+    peaks = vectors.gather(-1, vectors.abs().argmax(-1, keepdim=True))
+    return values.flip(-1).clamp_min(0), vectors * torch.where(peaks < 0, -1, 1).to(vectors.dtype)
+
+
+def coefficients(block: Tensor, basis: Tensor) -> Tensor:
+    """Return (b, j): the coordinates of the rows of `block` in `basis`."""
+    return block @ basis.T
+
+
+def squared_distances(rows: WeightedRows, labels: Tensor, bases: Sequence[Tensor]) -> Tensor:
+    """Return (m,) float64: squared distance of each row to its own subspace, from the residual itself.
+
+    |a|^2 - |V a|^2 loses all digits where the residual is small; this does not.
+    """
+    distances = torch.zeros(len(rows), dtype=torch.float64, device=labels.device)
+    for basis, members in zip(bases, members_by_label(labels, len(bases)), strict=True):
+        for part in blocks(members.shape[0], rows.n_features):
+            block = rows.block(members[part])
+            residual = block - coefficients(block, basis) @ basis
+            distances[members[part]] = residual.square().sum(1).double()
+    return distances

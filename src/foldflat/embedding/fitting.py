@@ -1,0 +1,230 @@
+"""From a table and a recipe to a replacement module: one function per method."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from foldflat.cluster.allocation import largest_equal_rank
+from foldflat.cluster.fit import Clustering, fit_table
+from foldflat.cluster.search import Trial, search_subspaces
+from foldflat.embedding.base import CompressedEmbedding
+from foldflat.embedding.baselines import QuantizedEmbedding
+from foldflat.embedding.error import table_error
+from foldflat.embedding.module import SubspaceEmbedding
+from foldflat.embedding.recipe import EmbeddingRecipe, stored_dtype
+from foldflat.embedding.storage import FORMATS
+from foldflat.errors import BudgetError, RecipeError
+
+__all__ = ["Fitted", "Table", "fit"]
+
+Watch = Callable[[str], None]
+
+_ERROR_STEPS = 7
+_MAX_ITER = 60
+_TOL = 3e-4
+
+
+@dataclass(frozen=True)
+class Table:
+    """Name one table and what of it counts.
+
+    Attributes:
+        name: dotted name in the model, "" for a bare table.
+        weight: (n, d), finite.
+        padding_idx: row to keep exactly, or None.
+        row_weights: (n,) float64, positive, or None.
+        budget_bytes: stored bytes that this table may take, or None.
+    """
+
+    name: str
+    weight: Tensor
+    padding_idx: int | None = None
+    row_weights: Tensor | None = None
+    budget_bytes: int | None = None
+
+
+@dataclass
+class Fitted:
+    """Hold a replacement module and how it was found."""
+
+    module: CompressedEmbedding
+    method: str
+    trials: list[Trial] = field(default_factory=list)
+    converged: bool = True
+    seconds: float = 0.0
+
+
+def fit(table: Table, recipe: EmbeddingRecipe, watch: Watch | None = None) -> Fitted:
+    """Fit a replacement of one table as the recipe asks.
+
+    Raises:
+        BudgetError: the budget is below the smallest replacement; the message names it.
+        RecipeError: k > n.
+    """
+    started = time.perf_counter()
+    if recipe.method in FORMATS:
+        fitted = _fit_format(table, recipe.method)
+    elif recipe.method == "auto":
+        fitted = _fit_best(table, recipe, watch)
+    elif recipe.max_error is not None:
+        fitted = _fit_to_error(table, recipe, watch)
+    else:
+        fitted = _fit_subspaces(table, recipe, _parameters(table, recipe), watch)
+    fitted.seconds = time.perf_counter() - started
+    return fitted
+
+
+def dense_bytes(table: Table) -> int:
+    """Return the bytes of the table as it is."""
+    return table.weight.numel() * table.weight.element_size()
+
+
+def _fit_format(table: Table, name: str) -> Fitted:
+    module = QuantizedEmbedding.from_table(table.weight, name, padding_idx=table.padding_idx)
+    if table.budget_bytes is not None and module.size_bytes > table.budget_bytes:
+        raise BudgetError(
+            f"table `{table.name}` takes {module.size_bytes} bytes in {name}, more than its budget of "
+            f"{table.budget_bytes}; hint: raise the budget to that or use method 'subspaces'"
+        )
+    return Fitted(module, name)
+
+
+def _fit_subspaces(table: Table, recipe: EmbeddingRecipe, parameters: float, watch: Watch | None) -> Fitted:
+    n, d = table.weight.shape
+    rows = n - (table.padding_idx is not None)
+    weights = _row_weights(table)
+    k = 1 if recipe.method == "svd" else recipe.n_subspaces
+    if isinstance(k, int) and k > rows:
+        raise RecipeError(f"`n_subspaces` is {k}, more than the {rows} rows of table `{table.name}`")
+    _check_smallest(table, recipe, parameters, 1 if k == "auto" else k)
+    trials: list[Trial] = []
+    if k == "auto":
+        found, trials = search_subspaces(
+            table.weight,
+            weights,
+            budget=parameters,
+            free=recipe.free_ranks,
+            max_iter=_MAX_ITER,
+            tol=_TOL,
+            seed=recipe.seed,
+            watch=None if watch is None else lambda trial: watch(_describe(table, trial)),
+        )
+    else:
+        equal = k == 1 or not recipe.free_ranks
+        found = fit_table(
+            table.weight,
+            weights,
+            n_subspaces=k,
+            rank=largest_equal_rank(rows, d, k, parameters) if equal else None,
+            budget=None if equal else parameters,
+            max_iter=_MAX_ITER,
+            tol=_TOL,
+            seed=recipe.seed,
+        )
+    return Fitted(_module(table, recipe, found), recipe.method, trials, found.converged)
+
+
+def _describe(table: Table, trial: Trial) -> str:
+    return f"{table.name or 'table'}: {trial.n_subspaces} subspaces lose {trial.energy_lost:.2%} of the energy"
+
+
+def _module(table: Table, recipe: EmbeddingRecipe, found: Clustering) -> SubspaceEmbedding:
+    factor = stored_dtype(recipe, table.weight.dtype)
+    return SubspaceEmbedding.from_table(
+        table.weight, found.labels, found.bases, padding_idx=table.padding_idx, factor_dtype=factor
+    )
+
+
+def _row_weights(table: Table) -> Tensor | None:
+    if table.padding_idx is None:
+        return table.row_weights
+    n = table.weight.shape[0]
+    weights = torch.ones(n, dtype=torch.float64) if table.row_weights is None else table.row_weights.clone()
+    # the padding row is stored as it is, so no subspace needs to serve it
+    weights[table.padding_idx] = 0
+    return weights.to(table.weight.device)
+
+
+def _parameters(table: Table, recipe: EmbeddingRecipe, keep_ratio: float | None = None) -> float:
+    n, d = table.weight.shape
+    padding = d if table.padding_idx is not None else 0
+    if keep_ratio is None and table.budget_bytes is not None:
+        itemsize = stored_dtype(recipe, table.weight.dtype).itemsize
+        code_bytes = 1 if recipe.n_subspaces == "auto" or recipe.n_subspaces < 256 else 2
+        return (table.budget_bytes - code_bytes * n - padding * table.weight.element_size()) / itemsize
+    ratio = recipe.asked_keep_ratio if keep_ratio is None else keep_ratio
+    assert ratio is not None
+    return ratio * n * d - padding
+
+
+def _check_smallest(table: Table, recipe: EmbeddingRecipe, parameters: float, k: int) -> None:
+    n, d = table.weight.shape
+    padding = table.padding_idx is not None
+    smallest = n - padding + k * d
+    if parameters >= smallest:
+        return
+    total = smallest + padding * d
+    itemsize = stored_dtype(recipe, table.weight.dtype).itemsize
+    asked = "the budget" if table.budget_bytes is not None else f"`keep_ratio` {recipe.asked_keep_ratio}"
+    raise BudgetError(
+        f"{asked} leaves {max(0, int(parameters))} parameters for table `{table.name}` ({n} x {d}), too few for "
+        f"rank 1 in {k} subspace{'s' if k > 1 else ''}\n"
+        f"hint: the smallest is keep_ratio {total / (n * d):.4g}, or {total * itemsize + n} bytes"
+        + (", or fewer subspaces" if k > 1 else f"; or exclude `{table.name}`")
+    )
+
+
+def _fit_to_error(table: Table, recipe: EmbeddingRecipe, watch: Watch | None) -> Fitted:
+    assert recipe.max_error is not None
+    n, d = table.weight.shape
+    low, high = (n + d) / (n * d), 1.0
+    best: Fitted | None = None
+    for _ in range(_ERROR_STEPS):
+        ratio = (low + high) / 2
+        fitted = _fit_subspaces(table, recipe, _parameters(table, recipe, ratio), None)
+        lost = table_error(table.weight, fitted.module).energy_lost
+        if watch is not None:
+            watch(f"{table.name or 'table'}: keep ratio {ratio:.3f} loses {lost:.2%} of the energy")
+        if lost <= recipe.max_error:
+            best, high = fitted, ratio
+        else:
+            low = ratio
+    if best is None:
+        raise BudgetError(
+            f"table `{table.name}` loses more than `max_error` {recipe.max_error} of its energy at every keep ratio "
+            f"up to {high:.3f}; hint: raise `max_error`, or use method 'int8'"
+        )
+    return best
+
+
+def _fit_best(table: Table, recipe: EmbeddingRecipe, watch: Watch | None) -> Fitted:
+    """Take the method of least error within the bytes of the budget; with `max_error`, of fewest bytes."""
+    if recipe.max_error is not None:
+        candidates = _candidates(table, recipe, table.budget_bytes, watch)
+        fitting = [c for c in candidates if table_error(table.weight, c.module).energy_lost <= recipe.max_error]
+        if not fitting:
+            raise BudgetError(f"no method loses at most {recipe.max_error} of the energy of table `{table.name}`")
+        return min(fitting, key=lambda c: c.module.size_bytes)
+    ratio = recipe.asked_keep_ratio
+    budget = table.budget_bytes if ratio is None else int(ratio * dense_bytes(table))
+    limited = replace(table, budget_bytes=budget)
+    candidates = _candidates(limited, replace(recipe, keep_ratio=None, budget_bytes=budget), budget, watch)
+    return min(candidates, key=lambda c: table_error(table.weight, c.module, table.row_weights).weighted)
+
+
+def _candidates(table: Table, recipe: EmbeddingRecipe, budget: int | None, watch: Watch | None) -> list[Fitted]:
+    found, reasons = [], []
+    for method in ("subspaces", *FORMATS):
+        settings = replace(recipe, method=method, coefficients="same" if method in FORMATS else recipe.coefficients)
+        try:
+            candidate = fit(replace(table, budget_bytes=budget), settings, watch)
+        except BudgetError as reason:
+            reasons.append(reason)
+            continue
+        found.append(candidate)
+    if not found:
+        raise reasons[0]
+    return found

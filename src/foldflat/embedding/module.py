@@ -1,0 +1,193 @@
+"""An embedding whose rows lie in k subspaces, and the output layer tied to it."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from foldflat.axes import blocks, compute_dtype
+from foldflat.cluster.subspace import coefficients as coordinates
+from foldflat.embedding.base import CompressedEmbedding, CompressedHead
+from foldflat.embedding.lookup import look_up
+
+__all__ = ["SubspaceEmbedding", "SubspaceHead"]
+
+
+class SubspaceEmbedding(CompressedEmbedding):
+    """Store row a of cluster i as coefficients u (rank_i) and return u V_i: k small layers and a recombining one.
+
+    Source: Maalouf et al., "Deep Learning Meets Projective Clustering", ICLR 2021. The partition is fixed;
+    coefficients and bases are trained.
+
+    Attributes:
+        coefficients: k parameters (n_i, rank_i).
+        bases: k parameters (rank_i, d).
+        assignment: (n,) uint8 (int16 from 256 subspaces on), the subspace of each row; k marks the padding row.
+        fixed: (1, d) the padding row as it was, or (0, d); gets no gradient.
+    """
+
+    method = "subspaces"
+    assignment: Tensor
+    position: Tensor
+    fixed: Tensor
+
+    def __init__(
+        self,
+        n: int,
+        d: int,
+        sizes: Sequence[int],
+        ranks: Sequence[int],
+        *,
+        padding_idx: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        factor_dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """Make an empty layer of a given layout; `from_table` fills one.
+
+        Args:
+            n, d: shape of the table.
+            sizes: k numbers of rows, the padding row left out.
+            ranks: k ranks.
+            padding_idx: row to keep exactly.
+            dtype: type of the returned rows.
+            factor_dtype: type of coefficients and bases; default `dtype`.
+        """
+        super().__init__(n, d, padding_idx, dtype=dtype)
+        stored = dtype if factor_dtype is None else factor_dtype
+        self.sizes, self.ranks = list(sizes), list(ranks)
+        self.coefficients = nn.ParameterList(
+            torch.empty(size, rank, dtype=stored, device=device) for size, rank in zip(sizes, ranks, strict=True)
+        )
+        self.bases = nn.ParameterList(torch.empty(rank, d, dtype=stored, device=device) for rank in ranks)
+        code = torch.uint8 if len(ranks) < 256 else torch.int16
+        self.register_buffer("assignment", torch.zeros(n, dtype=code, device=device))
+        self.register_buffer("position", torch.zeros(n, dtype=torch.int32, device=device), persistent=False)
+        kept = 0 if padding_idx is None else 1
+        self.register_buffer("fixed", torch.zeros(kept, d, dtype=dtype, device=device))
+
+    @classmethod
+    def from_table(
+        cls,
+        table: Tensor,
+        labels: Tensor,
+        bases: Sequence[Tensor],
+        *,
+        padding_idx: int | None = None,
+        factor_dtype: torch.dtype | None = None,
+    ) -> Self:
+        """Project every row of a table on the subspace it is assigned to.
+
+        Args:
+            table: (n, d).
+            labels: (n,) in 0..k-1; the entry of the padding row is ignored.
+            bases: k matrices (rank_i, d) with orthonormal rows. Subspaces without rows are dropped.
+            padding_idx: row to keep exactly.
+            factor_dtype: type of coefficients and bases; default the table's.
+        """
+        n, d = table.shape
+        codes = labels.clone()
+        if padding_idx is not None:
+            padding_idx %= n
+            codes[padding_idx] = len(bases)
+        sizes = torch.bincount(codes, minlength=len(bases) + 1)[: len(bases)]
+        used = torch.nonzero(sizes).squeeze(1).tolist()
+        ranks = [len(bases[i]) for i in used]
+        layer = cls(
+            n,
+            d,
+            [int(sizes[i]) for i in used],
+            ranks,
+            padding_idx=padding_idx,
+            dtype=table.dtype,
+            factor_dtype=factor_dtype,
+            device=table.device,
+        )
+        renumbered = torch.full((len(bases) + 1,), len(used), dtype=layer.assignment.dtype, device=table.device)
+        renumbered[used] = torch.arange(len(used), dtype=renumbered.dtype, device=table.device)
+        layer.assignment.copy_(renumbered[codes])
+        layer._fill(table, [bases[i] for i in used])
+        layer.rebuild()
+        return layer
+
+    @torch.no_grad()
+    def _fill(self, table: Tensor, bases: Sequence[Tensor]) -> None:
+        dtype = compute_dtype(table.dtype)
+        for i, basis in enumerate(bases):
+            members = torch.nonzero(self.assignment == i).squeeze(1)
+            # what is stored is the rounded basis, so coefficients are taken in that one
+            self.bases[i].copy_(basis)
+            stored = self.bases[i].to(dtype)
+            for part in blocks(len(members), self.embedding_dim):
+                self.coefficients[i][part] = coordinates(table[members[part]].to(dtype), stored).to(
+                    self.coefficients[i].dtype
+                )
+        if self.padding_idx is not None:
+            self.fixed.copy_(table[self.padding_idx : self.padding_idx + 1])
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Return (t, d): the rows at ids (t,)."""
+        subspace = self.assignment.index_select(0, ids).to(torch.int64)
+        position = self.position.index_select(0, ids)
+        return look_up(subspace, position, list(self.coefficients), list(self.bases), self.fixed)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return (.., n) in k pairs of small products: (n + k d) j multiplications a vector instead of n d."""
+        factors = zip(self.coefficients, self.bases, strict=True)
+        parts = [hidden @ basis.to(hidden.dtype).T @ stored.to(hidden.dtype).T for stored, basis in factors]
+        parts.append(hidden @ self.fixed.to(hidden.dtype).T)
+        return torch.cat(parts, -1).index_select(-1, self._columns())
+
+    def _columns(self) -> Tensor:
+        starts = torch.tensor([0, *self.sizes], device=self.assignment.device).cumsum(0)
+        return starts[self.assignment.to(torch.int64)] + self.position
+
+    @torch.no_grad()
+    def rebuild(self) -> None:
+        """Renumber the rows within their subspaces, from the assignment."""
+        if self.assignment.device.type == "meta":
+            return
+        codes = self.assignment.to(torch.int64)
+        order = torch.argsort(codes, stable=True)
+        starts = torch.tensor([0, *self.sizes], device=codes.device).cumsum(0)
+        position = torch.empty_like(order)
+        position[order] = torch.arange(len(order), device=codes.device)
+        self.position = (position - starts[codes]).to(torch.int32)
+
+    def spec(self) -> dict[str, Any]:
+        """Return the layout: shape, sizes, ranks, padding index and type of the factors."""
+        factor = None if self.bases[0].dtype == self.anchor.dtype else str(self.bases[0].dtype).removeprefix("torch.")
+        return {
+            "class": type(self).__name__,
+            "n": self.num_embeddings,
+            "d": self.embedding_dim,
+            "sizes": self.sizes,
+            "ranks": self.ranks,
+            "padding_idx": self.padding_idx,
+            "factor_dtype": factor,
+        }
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any], *, dtype: torch.dtype, device: torch.device | str | None) -> Self:
+        """Return an empty layer of the layout that `spec` describes."""
+        factor = None if spec["factor_dtype"] is None else getattr(torch, spec["factor_dtype"])
+        return cls(
+            spec["n"],
+            spec["d"],
+            spec["sizes"],
+            spec["ranks"],
+            padding_idx=spec["padding_idx"],
+            dtype=dtype,
+            factor_dtype=factor,
+            device=device,
+        )
+
+    @property
+    def parameters_stored(self) -> int:
+        """Return n_1 r_1 + .. + n_k r_k + (r_1 + .. + r_k) d, plus d for the padding row."""
+        return sum(parameter.numel() for parameter in self.parameters()) + self.fixed.numel()
+
+
+class SubspaceHead(CompressedHead):
+    """Give the output layer tied to a `SubspaceEmbedding`: k pairs of small products instead of one with n d."""

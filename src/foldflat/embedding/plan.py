@@ -1,0 +1,215 @@
+"""What will be done to each table: printable, JSON, with the fitted modules in memory."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from torch import nn
+
+from foldflat.embedding.base import CompressedEmbedding, check_finite
+from foldflat.embedding.baselines import QuantizedEmbedding
+from foldflat.embedding.error import table_error
+from foldflat.embedding.fitting import Table, Watch, dense_bytes, fit
+from foldflat.embedding.recipe import EmbeddingRecipe
+from foldflat.embedding.storage import FORMATS
+from foldflat.errors import FormatVersionError, PlanMismatchError
+from foldflat.model.probe import FoundTable
+from foldflat.model.size import tensor_sha256
+
+__all__ = ["PLAN_FORMAT", "EmbeddingPlan", "TablePlan", "check_fits_model", "plan_tables"]
+
+PLAN_FORMAT = 1
+
+
+@dataclass
+class TablePlan:
+    """Say what becomes of one table.
+
+    Attributes:
+        names, heads: dotted names of the embeddings that use it and of the output layers tied to it.
+        shape, dtype, sha256: of the weights the plan was made for.
+        method: how it is stored.
+        spec: layout of the replacement.
+        parameters_before, parameters_after: numbers, counted as the paper does.
+        size_bytes_before, size_bytes_after: every stored byte.
+        energy_lost, weighted_energy_lost: predicted errors.
+        trials: numbers of subspaces tried, with what each lost in a short run.
+        rivals: what int8 and int4 rows would take and lose.
+        converged: whether the alternation met its tolerance.
+        seconds: time of the fit.
+    """
+
+    names: list[str]
+    heads: list[str]
+    shape: list[int]
+    dtype: str
+    sha256: str
+    method: str
+    spec: dict[str, Any]
+    parameters_before: int
+    parameters_after: int
+    size_bytes_before: int
+    size_bytes_after: int
+    energy_lost: float
+    weighted_energy_lost: float
+    trials: list[dict[str, Any]] = field(default_factory=list)
+    rivals: dict[str, dict[str, float]] = field(default_factory=dict)
+    converged: bool = True
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Return the name that reports use."""
+        return self.names[0] or "table"
+
+
+@dataclass
+class EmbeddingPlan:
+    """Hold a plan for the embeddings of one model.
+
+    Attributes:
+        recipe: what was asked, as JSON values.
+        tables: one entry per distinct weight.
+        fits: replacement modules by table name; in memory only, refitted from the recipe when absent.
+    """
+
+    recipe: dict[str, Any]
+    tables: list[TablePlan]
+    fits: dict[str, CompressedEmbedding] = field(default_factory=dict, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON values, without fitted numbers."""
+        tables = [asdict(table) for table in self.tables]
+        return {"format": PLAN_FORMAT, "family": "embedding", "recipe": self.recipe, "tables": tables}
+
+    def to_json(self) -> str:
+        """Return the plan as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Read what `to_dict` wrote.
+
+        Raises:
+            FormatVersionError: written by a newer foldflat.
+        """
+        if values.get("format", 0) > PLAN_FORMAT:
+            raise FormatVersionError(
+                f"the plan has format {values['format']}, this foldflat reads up to {PLAN_FORMAT}; "
+                "hint: upgrade foldflat"
+            )
+        return cls(values["recipe"], [TablePlan(**table) for table in values["tables"]])
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote."""
+        return cls.from_dict(json.loads(text))
+
+    def recipe_object(self) -> EmbeddingRecipe:
+        """Return the recipe to refit with.
+
+        Raises:
+            PlanMismatchError: the row weights were numbers, which a plan does not hold.
+        """
+        values = dict(self.recipe)
+        weights = values["row_weights"]
+        if isinstance(weights, str) and weights.endswith(" numbers"):
+            raise PlanMismatchError(
+                f"the plan was made with {weights} as row weights, which it does not hold, so it cannot be refitted; "
+                "hint: plan again with the weights, or give them as a file"
+            )
+        for key in ("include", "exclude"):
+            values[key] = tuple(values[key]) if isinstance(values[key], list) else values[key]
+        return EmbeddingRecipe(**values)
+
+
+def plan_tables(
+    found: list[FoundTable],
+    recipe: EmbeddingRecipe,
+    row_weights: dict[str, Any],
+    watch: Watch | None = None,
+) -> EmbeddingPlan:
+    """Fit a replacement of every table that was found.
+
+    Args:
+        found: the tables.
+        recipe: what is asked; `budget_bytes` is shared in proportion to the tables' bytes.
+        row_weights: (n,) positive tensors by table name; absent means one each.
+        watch: called with a line of progress.
+
+    Raises:
+        DataError: a table holds NaN or infinite numbers.
+    """
+    total = sum(item.embedding.weight.numel() * item.embedding.weight.element_size() for item in found)
+    plan = EmbeddingPlan(recipe.to_dict(), [])
+    for item in found:
+        weight = item.embedding.weight.detach()
+        check_finite(weight, item.name or "table")
+        share = weight.numel() * weight.element_size() / total
+        budget = None if recipe.budget_bytes is None else int(recipe.budget_bytes * share)
+        table = Table(item.name, weight, item.embedding.padding_idx, row_weights.get(item.name), budget)
+        plan.tables.append(_plan_table(item, table, recipe, plan.fits, watch))
+    return plan
+
+
+def _plan_table(
+    item: FoundTable,
+    table: Table,
+    recipe: EmbeddingRecipe,
+    fits: dict[str, CompressedEmbedding],
+    watch: Watch | None,
+) -> TablePlan:
+    fitted = fit(table, recipe, watch)
+    for parameter in fitted.module.parameters():
+        parameter.requires_grad_(item.embedding.weight.requires_grad)
+    error = table_error(table.weight, fitted.module, table.row_weights)
+    fits[item.name] = fitted.module
+    return TablePlan(
+        names=list(item.names),
+        heads=list(item.heads),
+        shape=list(table.weight.shape),
+        dtype=str(table.weight.dtype).removeprefix("torch."),
+        sha256=tensor_sha256(table.weight),
+        method=fitted.method,
+        spec=fitted.module.spec(),
+        parameters_before=table.weight.numel(),
+        parameters_after=fitted.module.parameters_stored,
+        size_bytes_before=dense_bytes(table),
+        size_bytes_after=fitted.module.size_bytes,
+        energy_lost=error.energy_lost,
+        weighted_energy_lost=error.weighted,
+        trials=[asdict(trial) for trial in fitted.trials],
+        rivals=_rivals(table),
+        converged=fitted.converged,
+        seconds=fitted.seconds,
+    )
+
+
+def _rivals(table: Table) -> dict[str, dict[str, float]]:
+    rivals = {}
+    for name in FORMATS:
+        module = QuantizedEmbedding.from_table(table.weight, name)
+        lost = table_error(table.weight, module).energy_lost
+        rivals[name] = {"size_bytes": module.size_bytes, "energy_lost": lost}
+    return rivals
+
+
+def check_fits_model(plan: EmbeddingPlan, model: nn.Module) -> list[str]:
+    """Compare a plan with a model; return a warning for every table whose weights are not those planned for.
+
+    Raises:
+        PlanMismatchError: a table is missing or has another shape.
+    """
+    warnings = []
+    for table in plan.tables:
+        modules = dict(model.named_modules(remove_duplicate=False))
+        missing = [name for name in (*table.names, *table.heads) if name not in modules]
+        if missing:
+            raise PlanMismatchError(f"the plan names `{missing[0]}`, which {type(model).__name__} does not have")
+        module = modules[table.names[0]]
+        shape = list(module.weight.shape) if isinstance(module, nn.Embedding) else None
+        if shape != table.shape:
+            raise PlanMismatchError(f"the plan is for `{table.name}` of shape {table.shape}, the model's is {shape}")
+        if tensor_sha256(module.weight) != table.sha256:
+            warnings.append(f"table `{table.name}` has other weights than those the plan was made for")
+    return warnings

@@ -1,0 +1,1 @@
+"""Find, replace and measure modules of a network."""

@@ -1,0 +1,107 @@
+"""The quantizer that transformers calls for folders written by foldflat. Imported with transformers only."""
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from foldflat.model import hub
+from foldflat.model.hub import registration
+
+__all__ = ["FoldflatConfig", "FoldflatQuantizer"]
+
+
+@register_quantization_config(hub.METHOD)
+class FoldflatConfig(QuantizationConfigMixin):
+    """Say in config.json which modules are replaced, and by what layout.
+
+    Attributes:
+        tables: for each replaced weight its module names, tied heads and layout.
+    """
+
+    def __init__(self, tables: list[dict[str, Any]], format: int = hub.CONFIG_FORMAT, **_: Any) -> None:  # noqa: A002
+        self.quant_method = hub.METHOD  # type: ignore[assignment]
+        self.format = format
+        self.tables = tables
+
+
+@register_quantizer(hub.METHOD)
+class FoldflatQuantizer(HfQuantizer):
+    """Replace embeddings by empty compressed ones before weights load, and finish them afterwards."""
+
+    quantization_config: FoldflatConfig
+
+    def validate_environment(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Refuse folders of a newer format."""
+        hub.check_config_format(self.quantization_config.format)
+
+    def update_attn_implementation(self, config: Any) -> Any:
+        """Point transformers at our weights file, in memory only."""
+        config.transformers_weights = hub.WEIGHTS_NAME
+        return config
+
+    def update_tp_plan(self, config: Any) -> Any:
+        """Do the same where transformers (5.0 to 5.18) has no earlier hook."""
+        return self.update_attn_implementation(config)
+
+    update_ep_plan = update_tp_plan
+
+    def get_new_dtype(self, converter: Any, param: Any, dtype: Any) -> Any:
+        """Leave scales, codes and factors of a chosen type as the skeleton has them."""
+        return super().get_new_dtype(converter, param, dtype)
+
+    def _process_model_before_weight_loading(self, model: nn.Module, **kwargs: Any) -> nn.Module:
+        tables = [_renamed(table, model) for table in self.quantization_config.tables]
+        dtype = kwargs.get("dtype") or torch.get_default_dtype()
+        registration.build(model, [table for table in tables if table["names"]], dtype)
+        hub.restore(model)
+        return model
+
+    def _process_model_after_weight_loading(self, model: nn.Module, **_: Any) -> nn.Module:
+        _own_memory(model)
+        for module in model.modules():
+            if hasattr(module, "rebuild"):
+                module.rebuild()  # type: ignore[operator] # typed as a parameter by nn.Module
+        # from here on it is an ordinary model: `.half()`, Trainer and saving need no quantizer
+        for name in ("hf_quantizer", "quantization_method"):
+            model.__dict__.pop(name, None)
+        model.is_quantized = False  # type: ignore[assignment]
+        model.config._is_quantized = False  # type: ignore[union-attr]
+        model.config.__dict__.pop("transformers_weights", None)
+        return model
+
+    def is_serializable(self, *_: Any, **__: Any) -> bool:
+        """Return true: the saving class writes a complete folder."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Return true: coefficients and bases are parameters."""
+        return True
+
+    @property
+    def is_qat_trainable(self) -> bool:
+        """Return true, for Trainer."""
+        return True
+
+
+def _own_memory(model: nn.Module) -> None:
+    # tensors mapped from a file are misaligned, which changes the last bits of products
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+
+
+def _renamed(table: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Translate names between a model with a head and its base model; modules that it lacks are left out."""
+    present = dict(model.named_modules(remove_duplicate=False))
+    prefix = getattr(model, "base_model_prefix", "")
+
+    def resolve(names: list[str]) -> list[str]:
+        variants = [(name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}") for name in names]
+        return [found for options in variants if (found := next((o for o in options if o in present), None))]
+
+    return {**table, "names": resolve(table["names"]), "heads": resolve(table["heads"])}

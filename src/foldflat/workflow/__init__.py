@@ -1,0 +1,1 @@
+"""What takes long: whole folders compressed, fine-tuned, evaluated."""
