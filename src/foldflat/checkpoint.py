@@ -56,6 +56,15 @@ def save(
         CheckpointError: it cannot be written, for one because the disk is full.
         PlanMismatchError: the model holds nothing that foldflat compressed.
     """
+    with writing_folder(path, overwrite=overwrite) as folder:
+        manifest = save_model_files(result, folder)
+        if extra is not None:
+            extra(folder)
+        write_manifest(folder, manifest)
+
+
+def save_model_files(result: Result | nn.Module, folder: Path) -> dict[str, Any]:
+    """Write weights and config into an existing folder; return the manifest that `write_manifest` completes."""
     model = result.model if isinstance(result, Result) else result
     tables = compressed_tables(model)
     if not tables:
@@ -66,16 +75,14 @@ def save(
     manifest: dict[str, Any] = {"format": FOLDER_FORMAT, "class": type(model).__name__, "tables": tables}
     if isinstance(result, Result):
         manifest |= {"plan": result.plan.to_dict(), "report": result.report}
-    with writing_folder(path, overwrite=overwrite) as folder:
-        if hub.is_pretrained(model):
+    if hub.is_pretrained(model):
+        with hub.quiet_transformers():
             model.save_pretrained(folder)  # type: ignore[operator]
-        else:
-            tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-            manifest["dtype"] = str(_row_dtype(model)).removeprefix("torch.")
-            save_file(_without_aliases(tensors), folder / hub.WEIGHTS_NAME, metadata={"format": "pt"})
-        if extra is not None:
-            extra(folder)
-        write_manifest(folder, manifest)
+    else:
+        tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        manifest["dtype"] = str(_row_dtype(model)).removeprefix("torch.")
+        save_file(_without_aliases(tensors), folder / hub.WEIGHTS_NAME, metadata={"format": "pt"})
+    return manifest
 
 
 def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
@@ -95,8 +102,9 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     folder = Path(path)
     manifest = read_manifest(folder)
     verify_files(folder, manifest)
-    if (folder / "config.json").is_file():
-        return _load_pretrained(folder, manifest)
+    inner = folder / manifest.get("inner", "")
+    if (inner / "config.json").is_file():
+        return _load_pretrained(inner, manifest)
     tables = manifest["tables"]
     dtype = getattr(torch, manifest["dtype"])
     if tables[0]["names"] == [""]:
@@ -225,7 +233,8 @@ def _load_pretrained(folder: Path, manifest: dict[str, Any]) -> nn.Module:
     kind = getattr(transformers, name, None)
     if kind is None:
         raise PlanMismatchError(f"{folder} holds a {name}, which transformers {transformers.__version__} does not know")
-    model: nn.Module = kind.from_pretrained(folder)
+    with hub.quiet_transformers():
+        model: nn.Module = kind.from_pretrained(folder)
     return model
 
 

@@ -176,7 +176,7 @@ def _apply(module: nn.Module, plan: EmbeddingPlan, fits: dict[str, CompressedEmb
     modules = dict(module.named_modules(remove_duplicate=False))
     parameters = [modules[table.names[0]].weight for table in plan.tables]
     compressed = copy_around(module, parameters)
-    report = _report(plan, [_table_report(table) for table in plan.tables], warnings)
+    report = plan_report(plan, warnings)
     report["model_size_bytes_before"] = model_size_bytes(module)
     for table in plan.tables:
         compressed = place(compressed, table.names, table.heads, fits[table.names[0]])
@@ -234,7 +234,9 @@ def _table_report(table: TablePlan) -> dict[str, Any]:
     }
 
 
-def _report(plan: EmbeddingPlan, tables: list[dict[str, Any]], warnings: list[str]) -> dict[str, Any]:
+def plan_report(plan: EmbeddingPlan, warnings: list[str]) -> dict[str, Any]:
+    """Return what a plan predicts, in the form of a result's report."""
+    tables = [_table_report(table) for table in plan.tables]
     sums = ("parameters_before", "parameters_after", "size_bytes_before", "size_bytes_after")
     report: dict[str, Any] = {key: sum(table[key] for table in tables) for key in sums}
     return {**report, "tables": tables, "recipe": plan.recipe, "warnings": warnings}

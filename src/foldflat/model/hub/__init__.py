@@ -3,10 +3,11 @@
 transformers is imported only where a model of its kind is at hand, so foldflat alone needs torch only.
 """
 
+import contextlib
 import copy
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ __all__ = [
     "check_config_format",
     "input_embedding_names",
     "is_pretrained",
+    "quiet_transformers",
     "require_transformers",
     "restore",
     "strip",
@@ -49,6 +51,22 @@ def require_transformers() -> Any:
     except ImportError as error:
         raise MissingDependencyError('transformers is not installed; hint: pip install "foldflat[hf]"') from error
     return transformers
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from showing bars of its own, and give back its verbosity as it was."""
+    require_transformers()
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def is_pretrained(model: object) -> bool:

@@ -1,0 +1,41 @@
+"""What the experiments have in common: where data lies, what machine this is, results written as they come."""
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("FOLDFLAT_DATA", ROOT.parent / "shared"))
+
+
+def hardware() -> dict[str, Any]:
+    """Return what figures depend on: processor, threads, versions."""
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = f"{names[0]} x {len(names)}" if names else model
+    return {
+        "processor": model,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write beside and rename, so that an interrupted run leaves whole files only."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file."""
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return values

@@ -1,0 +1,314 @@
+"""The command line: parse, call one function, print."""
+
+import functools
+import inspect as inspect_module
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+import foldflat
+from foldflat.embedding.plan import EmbeddingPlan
+from foldflat.embedding.recipe import EmbeddingRecipe
+from foldflat.errors import BudgetError, FoldflatError, ModelNotFoundError, RecipeError
+from foldflat.report import inspection_table, scores_table, summary_table, trials_table, verdict
+from foldflat.workflow.folders import compress_folder, densify_folder, inspect_model, plan_source
+from foldflat.workflow.settings import parse_count, parse_size
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="foldflat",
+    help="Make trained networks smaller, and say how sure it is that they still work.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+out = Console()
+err = Console(stderr=True)
+
+Model = Annotated[str, typer.Argument(help="A folder, a hub name, FILE.safetensors[:TENSOR] or FILE.npy.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that exists.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
+Task = Annotated[str, typer.Option(help="cola, sst2, mrpc, stsb, rte, wnli, qnli, mnli or qqp.")]
+Data = Annotated[str, typer.Option(help="Folder or hub name with GLUE's tasks, such as nyu-mll/glue.")]
+Keep = Annotated[float | None, typer.Option("--keep", help="Parameters to keep, in (0, 1]. Default 0.6.")]
+Budget = Annotated[str | None, typer.Option(help="Stored bytes of the tables together: 8000000, 8MB, 8MiB.")]
+MaxError = Annotated[float | None, typer.Option(help="Share of energy that may be lost.")]
+Method = Annotated[str, typer.Option(help="subspaces, svd, int8, int4 or auto.")]
+Subspaces = Annotated[str, typer.Option("--subspaces", "-k", help='Number of subspaces, or "auto".')]
+EqualRanks = Annotated[
+    bool, typer.Option("--equal-ranks", help="Give every subspace the same rank, as the paper does.")
+]
+Coefficients = Annotated[str, typer.Option(help='Type of coefficients and bases: "same", float32, bfloat16.')]
+RowWeights = Annotated[str | None, typer.Option(help="Token counts: .npy with one per row, or JSON token -> count.")]
+Include = Annotated[list[str] | None, typer.Option(help="Pattern of embeddings to replace; may be repeated.")]
+Exclude = Annotated[list[str] | None, typer.Option(help="Pattern of embeddings to leave alone; may be repeated.")]
+
+
+def recipe_from_options(
+    keep: Keep = None,
+    budget: Budget = None,
+    max_error: MaxError = None,
+    method: Method = "subspaces",
+    subspaces: Subspaces = "auto",
+    equal_ranks: EqualRanks = False,
+    coefficients: Coefficients = "same",
+    row_weights: RowWeights = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    seed: Seed = 0,
+) -> EmbeddingRecipe:
+    """Return the recipe that the options of `plan` and `compress` ask for."""
+    return EmbeddingRecipe(
+        keep_ratio=keep,
+        budget_bytes=None if budget is None else parse_size(budget),
+        max_error=max_error,
+        method=method,
+        n_subspaces="auto" if subspaces == "auto" else parse_count(subspaces),
+        free_ranks=not equal_ranks,
+        row_weights=row_weights,
+        coefficients=coefficients,
+        include=tuple(include) if include else None,
+        exclude=tuple(exclude or ()),
+        seed=seed,
+    )
+
+
+def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a recipe in place of its parameter `recipe`."""
+    options = inspect_module.signature(recipe_from_options).parameters
+    own = [p for p in inspect_module.signature(command).parameters.values() if p.name != "recipe"]
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> None:
+        command(recipe=recipe_from_options(**{name: given.pop(name) for name in options}), **given)
+
+    required = [p for p in own if p.default is p.empty]
+    optional = [p for p in own if p.default is not p.empty]
+    wrapped.__signature__ = inspect_module.Signature([*required, *options.values(), *optional])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {p.name: p.annotation for p in (*required, *options.values(), *optional)}
+    return wrapped
+
+
+def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn foldflat's errors into a message and an exit code: 2 for settings, 1 for all else."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except FoldflatError as error:
+            err.print(f"[bold red]error:[/bold red] {type(error).__name__}: ", end="")
+            err.print(str(error), markup=False, highlight=False, soft_wrap=True)
+            usage = isinstance(error, RecipeError) and not isinstance(error, BudgetError)
+            raise typer.Exit(2 if usage else 1) from error
+
+    return wrapped
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    """Make trained networks smaller, and say how sure it is that they still work."""
+    if version:
+        typer.echo(f"foldflat {foldflat.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+@reports_errors
+def demo(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the best model.")] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train a small classifier on Python's own source, compress it every way, compare.
+
+    Needs no network. Example: `foldflat demo`
+    """
+    from foldflat.demo import run_demo
+
+    results = run_demo(output=output, seed=seed, progress=not as_json)
+    if as_json:
+        _print_json(results)
+
+
+@app.command()
+@reports_errors
+@takes_recipe
+def plan(
+    model: Model,
+    recipe: EmbeddingRecipe,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File for the plan, as JSON.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what compressing would do and cost, without writing a model.
+
+    Example: `foldflat plan my-model --keep 0.4`
+    """
+    with _progress(as_json) as watch:
+        made, report = plan_source(model, recipe, watch=watch)
+    if output is not None:
+        output.write_text(made.to_json(), encoding="utf-8")
+    _print_report(report, made.to_dict(), as_json)
+
+
+@app.command()
+@reports_errors
+@takes_recipe
+def compress(
+    model: Model,
+    output: Output,
+    recipe: EmbeddingRecipe,
+    plan_file: Annotated[
+        Path | None, typer.Option("--plan", help="Follow a plan written by `foldflat plan -o`.")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a model's embedding table smaller and write a complete folder with a model card.
+
+    Example: `foldflat compress my-model --keep 0.6 -o smaller`
+    """
+    with _progress(as_json) as watch:
+        asked = recipe if plan_file is None else _read_plan(plan_file)
+        result = compress_folder(model, output, asked, overwrite=overwrite, watch=watch)
+    _print_report(result.report, {"output": str(output), **result.report}, as_json)
+    if not as_json:
+        out.print(f"Written to {output}; load it after `import foldflat`.")
+
+
+@app.command()
+@reports_errors
+def densify(model: Model, output: Output, overwrite: Overwrite = False, as_json: AsJson = False) -> None:
+    """Turn a compressed folder into one with plain tables, for runtimes without foldflat.
+
+    Example: `foldflat densify smaller -o plain`
+    """
+    densify_folder(model, output, overwrite=overwrite)
+    if as_json:
+        _print_json({"output": str(output)})
+    else:
+        out.print(f"Written to {output}; it needs no foldflat.")
+
+
+@app.command()
+@reports_errors
+def finetune(
+    model: Model,
+    output: Output,
+    task: Task,
+    data: Data = "nyu-mll/glue",
+    seed: Seed = 0,
+    epochs: Annotated[float, typer.Option(help="Passes over the training data.")] = 3.0,
+    max_steps: Annotated[int, typer.Option(help="Steps instead of epochs; -1 for epochs.")] = -1,
+    learning_rate: Annotated[float, typer.Option(help="Peak; warm-up and linear decay around it.")] = 5e-5,
+    batch_size: Annotated[int, typer.Option(help="Examples in a step.")] = 32,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 where it is safe.")] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune a model, compressed or not, on a GLUE task and score it.
+
+    Example: `foldflat finetune smaller --task sst2 --epochs 2 -o tuned`
+    """
+    from foldflat.evaluate import TrainingSettings
+    from foldflat.workflow.tasks import finetune_folder
+
+    settings = TrainingSettings(
+        seed=seed,
+        epochs=epochs,
+        max_steps=max_steps,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        bf16=bf16,
+    )
+    scores = finetune_folder(
+        model, output, task=task, data=data, settings=settings, overwrite=overwrite, progress=not as_json
+    )
+    _print_scores(scores, as_json)
+
+
+@app.command()
+@reports_errors
+def evaluate(
+    model: Model,
+    task: Task,
+    data: Data = "nyu-mll/glue",
+    split: Annotated[str, typer.Option(help="Split of the data.")] = "validation",
+    as_json: AsJson = False,
+) -> None:
+    """Score a model on a GLUE task with the task's official metrics.
+
+    Example: `foldflat evaluate tuned --task sst2`
+    """
+    from foldflat.workflow.tasks import evaluate_folder
+
+    _print_scores(evaluate_folder(model, task=task, data=data, split=split, progress=not as_json), as_json)
+
+
+@app.command()
+@reports_errors
+def inspect(model: Model, as_json: AsJson = False) -> None:
+    """List every embedding table: share of the bytes, type, tied or not, how it is stored.
+
+    Example: `foldflat inspect my-model`
+    """
+    found = inspect_model(model)
+    if as_json:
+        _print_json(found)
+    else:
+        out.print(inspection_table(found))
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _read_plan(file: Path) -> EmbeddingPlan:
+    if not file.is_file():
+        raise ModelNotFoundError(f"plan {file} does not exist; hint: `foldflat plan MODEL -o {file}` writes one")
+    return EmbeddingPlan.from_json(file.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str], None] | None]:
+    if quiet:
+        yield None
+        return
+    with err.status("Reading the model") as status:
+        yield status.update
+
+
+def _print_json(values: dict[str, Any]) -> None:
+    typer.echo(json.dumps(values, indent=2))
+
+
+def _print_report(report: dict[str, Any], values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(values)
+        return
+    for table in report["tables"]:
+        if table["trials"]:
+            out.print(trials_table(table))
+    out.print(summary_table(report))
+    out.print(verdict(report), highlight=False)
+    for warning in report["warnings"]:
+        err.print(f"[yellow]warning:[/yellow] {warning}")
+
+
+def _print_scores(scores: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(scores)
+        return
+    out.print(scores_table(scores))

@@ -1,0 +1,136 @@
+"""Splits of GLUE tasks as tokenised data sets, from the hub or from a folder in the hub's schema."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foldflat.errors import DataError, ModelNotFoundError, RecipeError
+from foldflat.evaluate.glue import SIMILARITY_RANGE, GlueTask, glue_task, resolve_split
+from foldflat.evaluate.names import local_folder
+from foldflat.evaluate.optional import require
+
+__all__ = ["load_split"]
+
+
+def load_split(
+    data: str | os.PathLike[str],
+    task: str,
+    split: str = "validation",
+    *,
+    tokenizer: Any,
+    max_length: int = 128,
+    max_examples: int | None = None,
+) -> Any:
+    """Read and tokenise one split of a GLUE task: a `datasets.Dataset` of model inputs and `labels`.
+
+    `data` is a hub name such as `nyu-mll/glue` or a folder that `datasets.load_dataset(data, task)` reads;
+    nothing is written into it. A text is cut to `max_length` tokens, or to the tokenizer's own limit where
+    that is smaller; `max_examples` keeps the first so many rows.
+
+    Raises ModelNotFoundError where there is no such folder or data set; DataError for a split, column, text
+    or label that is missing or not what the task has; RecipeError for settings out of range.
+    """
+    glue = glue_task(task)
+    if max_examples is not None and max_examples < 1:
+        raise RecipeError(f"`max_examples` is {max_examples}\nhint: at least 1, or None for all of them")
+    with _no_bars():
+        rows = _read(data, glue, resolve_split(task, split))
+        if max_examples is not None:
+            rows = rows.select(range(min(max_examples, len(rows))))
+        _check_rows(rows, glue)
+        return _tokenise(rows, glue, _labels(rows, glue), tokenizer, max_length)
+
+
+def _read(data: str | os.PathLike[str], glue: GlueTask, split: str) -> Any:
+    datasets = require("datasets", "eval")
+    folder = local_folder(data)
+    source = str(folder or data)
+    try:
+        splits = datasets.load_dataset(source, glue.name)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise ModelNotFoundError(
+            f"no {glue.name} in {source!r}{'' if folder else ' (no such folder here)'}: {error}\n"
+            "hint: give a folder in the hub's schema, or `nyu-mll/glue` with a connection"
+        ) from error
+    except Exception as error:  # the reader of each file format has errors of its own
+        raise DataError(
+            f"{source!r} cannot be read as {glue.name}: {error}\n"
+            f"hint: `datasets.load_dataset({source!r}, {glue.name!r})` has to work; "
+            "the folder's README.md names the files of each task"
+        ) from error
+    if split not in splits:
+        raise DataError(f"{source!r} has no split {split!r} of {glue.name}\nhint: one of {', '.join(splits)}")
+    return splits[split]
+
+
+def _check_rows(rows: Any, glue: GlueTask) -> None:
+    missing = [name for name in (*glue.text_columns, "label") if name not in rows.column_names]
+    if missing:
+        raise DataError(
+            f"no column {', '.join(map(repr, missing))} of {glue.name} in {', '.join(rows.column_names)}\n"
+            "hint: the columns are named as in `nyu-mll/glue`"
+        )
+    if len(rows) == 0:
+        raise DataError(f"this split of {glue.name} has no rows")
+    for column in glue.text_columns:
+        for index, text in enumerate(rows[column][:]):
+            if not isinstance(text, str):
+                raise DataError(f"{glue.name}: column {column!r} of row {index} is {text!r}, not a text")
+
+
+def _labels(rows: Any, glue: GlueTask) -> NDArray[Any]:
+    """Return the labels (n,): int64 class numbers, or float32 similarities of a regression."""
+    names = getattr(rows.features["label"], "names", None)
+    if names is not None and tuple(names) != glue.labels:
+        raise DataError(f"the labels are named {names}, those of {glue.name} {list(glue.labels)}, in this order")
+    try:
+        labels = np.asarray(rows["label"][:], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the labels of {glue.name} have to be numbers: {error}") from error
+    if (labels == -1).all():
+        raise DataError("every label is -1: they are hidden, as in GLUE's test splits\nhint: use another split")
+    low, high = (0, glue.num_labels - 1) if glue.labels else SIMILARITY_RANGE
+    bad = ~((labels >= low) & (labels <= high))
+    if glue.labels:
+        bad |= labels != np.floor(labels)
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        raise DataError(
+            f"{bad.sum()} labels are none of {glue.name}, the first {labels[row]:g} in row {row}\n"
+            f"hint: {glue.name} has {'whole numbers' if glue.labels else 'numbers'} from {low:g} to {high:g}"
+        )
+    return labels.astype(np.int64 if glue.labels else np.float32)
+
+
+def _tokenise(rows: Any, glue: GlueTask, labels: NDArray[Any], tokenizer: Any, max_length: int) -> Any:
+    limit = min(max_length, tokenizer.model_max_length)
+
+    def encode(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, Any]:
+        texts = [batch[column] for column in glue.text_columns]
+        return {**tokenizer(*texts, truncation=True, max_length=limit), "labels": labels[indices]}
+
+    return rows.map(
+        encode,
+        batched=True,
+        with_indices=True,
+        remove_columns=rows.column_names,
+        keep_in_memory=True,
+        load_from_cache_file=False,
+    )
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep the bars of `datasets` off for a while."""
+    datasets = require("datasets", "eval")
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

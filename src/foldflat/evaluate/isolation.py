@@ -1,0 +1,51 @@
+"""Let a library draw random numbers, log and set attributes, and put everything back afterwards."""
+
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = ["attributes_restored", "quiet_transformers", "random_state_restored"]
+
+
+@contextlib.contextmanager
+def random_state_restored() -> Iterator[None]:
+    """Give back the global generators of random, numpy and torch (every CUDA device) as they were."""
+    python_state = random.getstate()
+    numpy_state = np.random.get_state()  # noqa: NPY002 (saved because libraries draw from it)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002 (as above)
+
+
+@contextlib.contextmanager
+def attributes_restored(*objects: Any) -> Iterator[None]:
+    """Undo assignments to attributes of `objects`; changes inside an attribute's value stay."""
+    before = [(item, dict(vars(item))) for item in objects]
+    try:
+        yield
+    finally:
+        for item, attributes in before:
+            vars(item).clear()
+            vars(item).update(attributes)
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from showing bars of its own, and give back its verbosity as it was."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

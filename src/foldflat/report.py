@@ -1,0 +1,153 @@
+"""From results to words: tables, Markdown, a verdict."""
+
+from typing import Any
+
+from rich.table import Table
+
+__all__ = [
+    "inspection_table",
+    "markdown",
+    "megabytes",
+    "scores_table",
+    "summary_table",
+    "trials_table",
+    "verdict",
+]
+
+
+def megabytes(size: float) -> str:
+    """Return bytes as MB (10^6) with two digits, small sizes as kB."""
+    return f"{size / 1e6:,.2f} MB" if size >= 1e5 else f"{size / 1e3:,.1f} kB"
+
+
+def verdict(report: dict[str, Any]) -> str:
+    """Say in one sentence whether the result or plain integer rows is the better choice, by bytes and error."""
+    table = max(report["tables"], key=lambda item: item["size_bytes_before"])
+    better = [
+        name
+        for name, rival in table["rivals"].items()
+        if rival["size_bytes"] <= table["size_bytes_after"] and rival["energy_lost"] < table["energy_lost"]
+    ]
+    if table["method"] in table["rivals"] or not better:
+        return (
+            f"`{table['name']}`: {table['method']} takes {megabytes(table['size_bytes_after'])} and loses "
+            f"{table['energy_lost']:.2%} of the energy; no integer format is both smaller and closer."
+        )
+    name = max(better, key=lambda item: -table["rivals"][item]["energy_lost"])
+    rival = table["rivals"][name]
+    return (
+        f"`{table['name']}`: {name} rows take {megabytes(rival['size_bytes'])} and lose {rival['energy_lost']:.3%} of "
+        f"the energy, {table['method']} {megabytes(table['size_bytes_after'])} and {table['energy_lost']:.2%}. If "
+        f"stored bytes are all that counts, use {name} (`--method {name}`); subspaces have fewer parameters, stay "
+        "trainable and need fewer multiplications in a tied head."
+    )
+
+
+def summary_table(report: dict[str, Any]) -> Table:
+    """Return one row for each table: what it was, what it is, what it lost; then what integer rows would do."""
+    view = Table(title="Embedding tables")
+    for heading in ("table", "shape", "method", "subspaces", "parameters", "bytes", "energy lost"):
+        view.add_column(heading, justify="left" if heading in ("table", "method") else "right", overflow="fold")
+    for table in report["tables"]:
+        shape = " x ".join(str(axis) for axis in table["shape"])
+        before = f"{table['parameters_before']:,}"
+        view.add_row(table["name"], shape, "as it is", "", before, megabytes(table["size_bytes_before"]), "")
+        view.add_row(
+            "",
+            "",
+            table["method"],
+            str(table["n_subspaces"] or ""),
+            f"{table['parameters_after']:,}",
+            megabytes(table["size_bytes_after"]),
+            f"{table['energy_lost']:.3%}",
+        )
+        for name, rival in table["rivals"].items():
+            if name != table["method"]:
+                size = megabytes(rival["size_bytes"])
+                view.add_row("", "", f"[dim]{name} would be[/dim]", "", before, size, f"{rival['energy_lost']:.3%}")
+    return view
+
+
+def trials_table(table: dict[str, Any]) -> Table:
+    """Return every number of subspaces that was tried, with what it lost in a short run."""
+    view = Table(title=f"Numbers of subspaces tried for {table['name']}")
+    view.add_column("subspaces", justify="right")
+    view.add_column("energy lost", justify="right")
+    view.add_column("rows seen", justify="right")
+    for trial in table["trials"]:
+        view.add_row(str(trial["n_subspaces"]), f"{trial['energy_lost']:.3%}", f"{trial['rows']:,}")
+    return view
+
+
+def inspection_table(found: dict[str, Any]) -> Table:
+    """Return one row for each embedding of a model."""
+    view = Table(title=f"{found['model']}: {megabytes(found['size_bytes'])}")
+    for heading in ("table", "shape", "type", "stored as", "bytes", "share", "tied output layer"):
+        justify: Any = "right" if heading in ("shape", "bytes", "share") else "left"
+        view.add_column(heading, justify=justify, overflow="fold")
+    for table in found["tables"]:
+        view.add_row(
+            "\n".join(table["names"]) or "(the table)",
+            " x ".join(str(axis) for axis in table["shape"]),
+            table["dtype"],
+            table["stored_as"],
+            megabytes(table["size_bytes"]),
+            f"{table['share']:.1%}",
+            "\n".join(table["tied_heads"]) or "no",
+        )
+    return view
+
+
+def scores_table(scores: dict[str, Any]) -> Table:
+    """Return the metrics of one task, with the share of the commonest label beside them."""
+    view = Table(title=f"{scores['model']} on {scores['task']}, {scores['split']} ({scores['examples']:,} examples)")
+    view.add_column("metric")
+    view.add_column("value", justify="right")
+    for name, value in scores["metrics"].items():
+        view.add_row(name, f"{value:.4f}")
+    if scores["majority_baseline"] is not None:
+        view.add_row("[dim]accuracy of the commonest label[/dim]", f"{scores['majority_baseline']:.4f}")
+    return view
+
+
+def markdown(report: dict[str, Any], *, title: str, loading: str, version: str) -> str:
+    """Return the body of a model card: sizes, errors, how to load, how it was made."""
+    rows = "\n".join(_markdown_row(table) for table in report["tables"])
+    whole = f"{megabytes(report['model_size_bytes_before'])} -> {megabytes(report['model_size_bytes_after'])}"
+    settings = "\n".join(f"- {key}: {value}" for key, value in report["recipe"].items() if value not in (None, []))
+    return f"""# {title}
+
+Embedding tables made smaller by [foldflat](https://pypi.org/project/foldflat) {version}; all other weights are the
+base model's. The whole model: {whole}.
+
+| table | shape | stored as | parameters | bytes | relative error | energy lost |
+|---|---|---|---|---|---|---|
+{rows}
+
+Bytes count everything that is stored (coefficients, bases, index, scales). The relative error is that of the table,
+|A - B| / |A| in the Frobenius norm; quality on a task was not measured unless said elsewhere.
+
+{verdict(report)}
+
+## How to load
+
+{loading}
+
+## Recipe
+
+{settings}
+"""
+
+
+def _markdown_row(table: dict[str, Any]) -> str:
+    subspaces = f", {table['n_subspaces']} subspaces" if table["n_subspaces"] else ""
+    cells = (
+        f"`{table['name']}`",
+        f"{table['shape'][0]} x {table['shape'][1]}",
+        f"{table['method']}{subspaces}",
+        f"{table['parameters_before']:,} -> {table['parameters_after']:,}",
+        f"{megabytes(table['size_bytes_before'])} -> {megabytes(table['size_bytes_after'])}",
+        f"{table['relative_error']:.4f}",
+        f"{table['energy_lost']:.3%}",
+    )
+    return f"| {' | '.join(cells)} |"

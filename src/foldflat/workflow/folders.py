@@ -1,0 +1,165 @@
+"""Whole folders: compress, densify, inspect; each written beside and renamed."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import foldflat
+from foldflat.checkpoint import check_target, save_model_files, write_manifest, writing_folder
+from foldflat.embedding.base import CompressedEmbedding, CompressedHead
+from foldflat.embedding.fitting import Watch
+from foldflat.embedding.plan import EmbeddingPlan
+from foldflat.embedding.recipe import EmbeddingRecipe
+from foldflat.errors import UnsupportedModelError
+from foldflat.model.hub.reading import copy_companions, front_matter
+from foldflat.model.size import model_size_bytes
+from foldflat.pipeline import Result, apply, as_module, compress, densify_model, plan, plan_report
+from foldflat.report import markdown
+from foldflat.workflow.sources import Source, open_source
+
+__all__ = ["compress_folder", "densify_folder", "inspect_model", "plan_source", "refuse_compressed", "save_folder"]
+
+
+def compress_folder(
+    source: str | Source,
+    target: str | os.PathLike[str],
+    recipe: EmbeddingRecipe | EmbeddingPlan,
+    *,
+    overwrite: bool = False,
+    watch: Watch | None = None,
+) -> Result:
+    """Compress a model on disk to a complete folder: weights, tokenizer, other modules, model card.
+
+    Args:
+        source: a folder, hub name or table file, or one that is open already.
+        target: folder to make.
+        recipe: what is asked, or a plan to follow.
+        overwrite: replace a target that exists.
+        watch: called with a line of progress.
+    """
+    check_target(target, overwrite=overwrite)
+    opened = open_source(source) if isinstance(source, str) else source
+    refuse_compressed(opened)
+    if isinstance(recipe, EmbeddingPlan):
+        result = apply(opened.model, recipe)
+    else:
+        result = compress(opened.model, recipe, watch=watch)
+    save_folder(result, target, opened, overwrite=overwrite)
+    return result
+
+
+def plan_source(
+    source: str, recipe: EmbeddingRecipe, *, watch: Watch | None = None
+) -> tuple[EmbeddingPlan, dict[str, Any]]:
+    """Return the plan for a model on disk, and what it predicts."""
+    opened = open_source(source)
+    refuse_compressed(opened)
+    made = plan(opened.model, recipe, watch=watch)
+    return made, plan_report(made, [])
+
+
+def save_folder(result: Result, target: str | os.PathLike[str], source: Source, *, overwrite: bool = False) -> None:
+    """Write a result with everything that belongs to its source."""
+    with writing_folder(target, overwrite=overwrite) as folder:
+        inner = folder / source.inner
+        inner.mkdir(parents=True, exist_ok=True)
+        manifest = save_model_files(result, inner) | {"inner": source.inner}
+        if source.kind != "table":
+            copy_companions(source.text, folder)
+        (folder / "README.md").write_text(_card(result, source, Path(target).name), encoding="utf-8")
+        write_manifest(folder, manifest)
+
+
+def densify_folder(source: str, target: str | os.PathLike[str], *, overwrite: bool = False) -> nn.Module:
+    """Turn a folder that foldflat wrote into one that needs no foldflat, with the same function.
+
+    Raises:
+        UnsupportedModelError: the folder holds nothing compressed.
+    """
+    check_target(target, overwrite=overwrite)
+    opened = open_source(source)
+    if opened.kind != "foldflat":
+        raise UnsupportedModelError(f"{source} holds no compressed table; hint: it needs no densifying")
+    assert isinstance(opened.model, nn.Module)
+    dense = densify_model(opened.model)
+    with writing_folder(target, overwrite=overwrite) as folder:
+        inner = folder / opened.inner
+        inner.mkdir(parents=True, exist_ok=True)
+        if hasattr(dense, "save_pretrained"):
+            dense.save_pretrained(inner)  # type: ignore[operator]
+            copy_companions(source, folder)
+        else:
+            save_file(dict(dense.state_dict()), folder / "model.safetensors")
+    return dense
+
+
+def inspect_model(source: str) -> dict[str, Any]:
+    """Return every embedding of a model: shape, type, bytes, share of the model, tied or not, how it is stored."""
+    opened = open_source(source)
+    model = as_module(opened.model)
+    total = model_size_bytes(model)
+    tables: dict[int, dict[str, Any]] = {}
+    named = list(model.named_modules(remove_duplicate=False))
+    for name, module in named:
+        if isinstance(module, nn.Embedding | CompressedEmbedding):
+            key = id(module.weight) if isinstance(module, nn.Embedding) else id(module)
+            entry = tables.setdefault(key, _entry(module, total))
+            entry["names"].append(name)
+    for name, module in named:
+        key = id(module.embedding) if isinstance(module, CompressedHead) else id(getattr(module, "weight", None))
+        if key in tables and isinstance(module, nn.Linear | CompressedHead):
+            tables[key]["tied_heads"].append(name)
+    return {"model": source, "kind": opened.kind, "size_bytes": total, "tables": list(tables.values())}
+
+
+def refuse_compressed(source: Source) -> None:
+    """Raise UnsupportedModelError for a model that foldflat compressed before."""
+    if source.kind == "foldflat":
+        raise UnsupportedModelError(
+            f"{source.text} is compressed already; hint: compress the original, or `foldflat densify` it first"
+        )
+
+
+def _entry(module: nn.Embedding | CompressedEmbedding, total: int) -> dict[str, Any]:
+    compressed = isinstance(module, CompressedEmbedding)
+    size = module.size_bytes if isinstance(module, CompressedEmbedding) else _bytes(module.weight)
+    dtype = module.anchor.dtype if isinstance(module, CompressedEmbedding) else module.weight.dtype
+    return {
+        "names": [],
+        "tied_heads": [],
+        "shape": [module.num_embeddings, module.embedding_dim],
+        "dtype": str(dtype).removeprefix("torch."),
+        "class": type(module).__name__,
+        "stored_as": module.method if compressed else "dense",
+        "size_bytes": size,
+        "share": size / total,
+    }
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _card(result: Result, source: Source, title: str) -> str:
+    body = markdown(result.report, title=title, loading=_loading(source, result), version=foldflat.__version__)
+    if source.kind == "table":
+        return body
+    return front_matter(str(source.folder), tags=["foldflat", "compressed"]) + body
+
+
+def _loading(source: Source, result: Result) -> str:
+    if source.kind == "sentence-transformers":
+        line = "from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer(FOLDER)"
+    elif source.kind == "transformers":
+        name = type(result.model).__name__
+        line = f"from transformers import {name}\n\nmodel = {name}.from_pretrained(FOLDER)"
+    else:
+        line = "\ntable = foldflat.load(FOLDER)\nrows = table(ids)"
+    needs = "" if source.kind == "table" else "[hf]"
+    return (
+        f'Needs `pip install "foldflat{needs}"`. Without `import foldflat` loading fails with an error; '
+        f"`foldflat densify` writes a folder that needs no foldflat.\n\n```python\nimport foldflat\n{line}\n```"
+    )

@@ -1,0 +1,67 @@
+"""Fine-tune and score folders, compressed or not."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from foldflat.checkpoint import check_target, compressed_tables, save_model_files, write_manifest, writing_folder
+from foldflat.evaluate import TrainingSettings, finetune_classifier, score_classifier
+
+__all__ = ["evaluate_folder", "finetune_folder"]
+
+
+def finetune_folder(
+    model: str,
+    target: str | os.PathLike[str],
+    *,
+    task: str,
+    data: str,
+    settings: TrainingSettings,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Fine-tune a model on a task, write a complete folder, return scores and how the run went.
+
+    Args:
+        model: folder or hub name, compressed by foldflat or not.
+        target: folder to make.
+        task: one of the nine GLUE tasks.
+        data: folder or hub name of the data.
+        settings: of the training run.
+        overwrite: replace a target that exists.
+    """
+    check_target(target, overwrite=overwrite)
+    result = finetune_classifier(model, task, data, settings=settings, progress=progress)
+    scores = {"model": model, **result.metrics, "train": vars(result.run), "settings": vars(settings)}
+    with writing_folder(target, overwrite=overwrite) as folder:
+        compressed = bool(compressed_tables(result.model))
+        manifest = save_model_files(result.model, folder) if compressed else {}
+        if not compressed:
+            result.model.save_pretrained(folder)
+        result.tokenizer.save_pretrained(folder)
+        (folder / "README.md").write_text(_card(Path(target).name, scores), encoding="utf-8")
+        if compressed:
+            write_manifest(folder, manifest)
+    return scores
+
+
+def evaluate_folder(
+    model: str, *, task: str, data: str, split: str = "validation", progress: bool = True
+) -> dict[str, Any]:
+    """Return the official metrics of a model on one split of a task."""
+    return {"model": model, **score_classifier(model, task, data, split=split, progress=progress)}
+
+
+def _card(title: str, scores: dict[str, Any]) -> str:
+    metrics = "\n".join(f"| {name} | {value:.4f} |" for name, value in scores["metrics"].items())
+    settings = ", ".join(f"{name} {value}" for name, value in scores["settings"].items())
+    return f"""# {title}
+
+{scores["model"]} fine-tuned on {scores["task"]}; {scores["examples"]} examples of split {scores["split"]}.
+
+| metric | value |
+|---|---|
+{metrics}
+
+{scores["train"]["steps"]} steps; {settings}.
+"""
