@@ -19,6 +19,7 @@ __all__ = ["Trial", "search_subspaces"]
 _SAMPLE_ROWS = 32768
 _SHORT_STEPS = 16
 _SHORT_TOL = 1e-3
+_FULL_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def search_subspaces(
     """Try k = 1, 2, 4, .. with short runs under one budget, then continue the best to convergence.
 
     The doubling ends at the first k that is worse than half of it, or where no rank fits. Above 32,768 rows the
-    short runs see a sample and a budget that stand in the same proportion.
+    short runs see a sample and a budget that stand in the same proportion; the best converges on the sample and
+    takes at most eight steps on all rows.
 
     Args:
         table: (n, d), finite.
@@ -94,9 +96,15 @@ def search_subspaces(
         k *= 2
     assert best is not None
     k = len(best.bases)
-    labels = best.labels if sample is rows else _extend(rows, best)
     rank = None if free else _rank(table, k, budget)
-    state = continue_fit(rows, labels, k, rank, budget, max_iter=max_iter, tol=tol)
+    if sample is rows:
+        state = continue_fit(rows, best.labels, k, rank, budget, max_iter=max_iter, tol=tol)
+        return finished(rows, state), trials
+    on_sample = continue_fit(
+        sample, best.labels, k, rank, budget * share, basis_price=price, max_iter=max_iter, tol=tol
+    )
+    steps = min(max_iter, _FULL_STEPS)
+    state = continue_fit(rows, _extend(rows, on_sample), k, rank, budget, max_iter=steps, tol=tol)
     return finished(rows, state), trials
 
 

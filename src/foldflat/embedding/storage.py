@@ -54,7 +54,7 @@ class Int8Rows:
 class Int4Groups:
     """Store each group of 32 numbers as 4-bit integers with one float16 scale: 4.5 bits a number.
 
-    The scale of a group is the one, of 16 candidates, with the least squared error.
+    The scale of a group is the one, of 8 candidates, with the least squared error.
     """
 
     name: str = "int4"
@@ -74,7 +74,7 @@ class Int4Groups:
         best_scale = torch.zeros_like(extreme)
         best_error = torch.full_like(extreme, torch.inf)
         # -extreme / 8 puts the largest magnitude on the longer, negative side of the range
-        for level in torch.linspace(5.5, 8.5, 16).tolist():
+        for level in torch.linspace(5.5, 8.0, 8).tolist():
             scale = (-extreme / level).half().float()
             error = (_rounded(values, scale) * scale - values).square().sum(2, keepdim=True)
             better = error < best_error

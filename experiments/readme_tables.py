@@ -1,0 +1,139 @@
+"""Write the README's tables from the JSON that experiments and benchmarks left; with --check, only compare.
+
+A table stands between `<!-- figures: NAME -->` and `<!-- end of figures -->`.
+
+    python experiments/readme_tables.py [--check]
+"""
+
+import argparse
+import re
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from shared import ROOT, read_json
+
+README = ROOT / "README.md"
+BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
+METHODS = {
+    "none": "uncompressed",
+    "svd": "SVD",
+    "k=2": "paper's subspaces, k=2",
+    "k=3": "paper's subspaces, k=3",
+    "k=4": "paper's subspaces, k=4",
+    "k=5": "paper's subspaces, k=5",
+    "auto": "**foldflat default** (k chosen, free ranks)",
+    "int8": "int8 rows",
+    "int4": "int4 groups",
+}
+
+
+def cells(folder: str) -> list[dict[str, Any]]:
+    """Return every result of an experiment."""
+    return [read_json(file) for file in sorted((ROOT / folder / "results").glob("*.json"))]
+
+
+def energy() -> str:
+    """Return energy lost by table, keep ratio and method."""
+    lines = ["| table | kept | SVD | paper's alternation, best k | foldflat | k | int8 (4 x) | int4 (7 x) |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    found = sorted(cells("experiments/energy"), key=lambda cell: (cell["table"], -cell["keep_ratio"]))
+    for cell in found:
+        paper = min(cell["paper"], key=lambda run: run["energy_lost"])
+        n, d = cell["shape"]
+        lines.append(
+            f"| {cell['table']} ({n} x {d}) | {cell['keep_ratio']:.0%} | {cell['svd']['energy_lost']:.1%} | "
+            f"{paper['energy_lost']:.1%} (k={paper['k']}) | **{cell['ours']['energy_lost']:.1%}** | "
+            f"{cell['ours']['n_subspaces']} | {cell['int8']['energy_lost']:.2%} | {cell['int4']['energy_lost']:.2%} |"
+        )
+    return "\n".join(lines)
+
+
+def glue() -> str:
+    """Return metrics before and after fine-tuning; tasks without signal stand in a table of their own."""
+    by_task: dict[str, list[dict[str, Any]]] = {}
+    for cell in cells("experiments/glue"):
+        by_task.setdefault(cell["task"], []).append(cell)
+    telling = {task for task, found in by_task.items() if all(c["uncompressed"]["beats_majority"] for c in found)}
+    text = _glue_table({task: by_task[task] for task in sorted(telling)})
+    apart = {task: by_task[task] for task in sorted(by_task.keys() - telling)}
+    if apart:
+        text += (
+            "\n\nShown apart, because the uncompressed model does not beat the commonest label by two standard errors "
+            f"on every seed, so that a drop there says little:\n\n{_glue_table(apart)}"
+        )
+    return text
+
+
+def _glue_table(by_task: dict[str, list[dict[str, Any]]]) -> str:
+    names = [f"{task} ({found[0]['before']['headline']['name']})" for task, found in by_task.items()]
+    lines = ["| method | table bytes | " + " | ".join(f"{name}: before | after | seeds" for name in names) + " |"]
+    lines.append("|---|---|" + "---|---|---|" * len(names))
+    for method, label in METHODS.items():
+        rows = {task: [c for c in found if c["method"] == method] for task, found in by_task.items()}
+        if not any(rows.values()):
+            continue
+        some = next(found for found in rows.values() if found)[0]["table"]
+        size = f"{some['size_bytes_after'] / 1e6:.1f} MB" if some else "16.8 MB"
+        parts = [f"{_spread(found, 'before')} | {_spread(found, 'after')} | {len(found)}" for found in rows.values()]
+        lines.append(f"| {label} | {size} | {' | '.join(parts)} |")
+    return "\n".join(lines)
+
+
+def _spread(found: list[dict[str, Any]], when: str) -> str:
+    values = [100 * cell[when]["headline"]["value"] for cell in found]
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def speed() -> str:
+    """Return the benchmarks' ratios."""
+    folder = ROOT / "benchmarks" / "results"
+    lines = ["| what | figure |", "|---|---|"]
+    if (folder / "clustering_step.json").is_file():
+        step = read_json(folder / "clustering_step.json")
+        ours, theirs = (statistics.median(step[f"{side}_seconds"]) for side in ("ours", "theirs"))
+        n, d = step["shape"]
+        what = (
+            f"one step of the alternation, {n} x {d}, k={step['k']}, j={step['j']}: the authors' formulation over ours"
+        )
+        lines.append(f"| {what} | {theirs:.1f} s / {ours:.2f} s = **{step['speedup']:.0f} x faster** |")
+    if (folder / "forward_pass.json").is_file():
+        forward = read_json(folder / "forward_pass.json")
+        for name, run in forward["passes"].items():
+            label = f"forward pass of {forward['model']}, {name} tokens, k={run['n_subspaces']}"
+            lines.append(f"| {label}: compressed over original | {run['ratio']:.2f} x |")
+    if (folder / "large_table.json").is_file():
+        large = read_json(folder / "large_table.json")
+        n, d = large["shape"]
+        size = f"{large['table_bytes'] / 1e6:.0f} MB"
+        what = (
+            f"`foldflat compress` of a bare {n:,} x {d} table ({size}) to {large['keep_ratio']:.0%}: time; peak memory"
+        )
+        lines.append(f"| {what} | {large['seconds'] / 60:.1f} min; {large['peak_over_table']:.1f} x the table |")
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {"energy": energy, "glue": glue, "speed": speed}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="exit with 1 where the README differs")
+    settings = parser.parse_args()
+    text = README.read_text(encoding="utf-8")
+    fresh = BLOCK.sub(lambda match: f"{match[1]}\n{TABLES[match['name']]()}\n\n{match[3]}", text)
+    if settings.check:
+        if fresh != text:
+            sys.exit("README.md differs from the committed results; hint: python experiments/readme_tables.py")
+        return
+    README.write_text(fresh, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
