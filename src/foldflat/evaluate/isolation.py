@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from foldflat.model.hub import quiet_transformers
+
 __all__ = ["attributes_restored", "quiet_transformers", "random_state_restored"]
 
 
@@ -34,18 +36,3 @@ def attributes_restored(*objects: Any) -> Iterator[None]:
         for item, attributes in before:
             vars(item).clear()
             vars(item).update(attributes)
-
-
-@contextlib.contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers from showing bars of its own, and give back its verbosity as it was."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
