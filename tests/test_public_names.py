@@ -59,9 +59,7 @@ def test_importing_foldflat_needs_no_optional_dependency() -> None:
     """A new process in which none of the extras can be imported still imports every public name."""
     blocked = "\n".join(f"sys.modules[{name!r}] = None" for name in OPTIONAL)
     code = f"import sys\n{blocked}\nfrom foldflat import *\nimport foldflat.cli"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

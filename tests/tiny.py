@@ -48,9 +48,7 @@ class Family:
     pad_token_id: int = 0
 
 
-def planted_table(
-    n: int, d: int, k: int, rank: int, noise: float = 0.05, seed: int = 0
-) -> tuple[Tensor, Tensor]:
+def planted_table(n: int, d: int, k: int, rank: int, noise: float = 0.05, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Draw rows near `k` random subspaces of dimension `rank`: a table whose best clustering is known.
 
     Coefficients are standard normal, `noise` is the standard deviation added to every entry; the labels are
@@ -64,9 +62,7 @@ def planted_table(
     return rows + noise * torch.randn(n, d, generator=generator), labels
 
 
-def tiny_config(
-    family: str, *, tied: bool = True, vocabulary: int = 120, hidden: int = 32
-) -> PreTrainedConfig:
+def tiny_config(family: str, *, tied: bool = True, vocabulary: int = 120, hidden: int = 32) -> PreTrainedConfig:
     """Return the configuration of a model of two layers; `tied` shares the input table with the head."""
     kind = _FAMILIES[family]
     pad = kind.pad_token_id
@@ -102,9 +98,7 @@ def tiny_model(
     return model.eval()
 
 
-def tiny_inputs(
-    model: PreTrainedModel, *, batch: int = 2, length: int = 9, seed: int = 0
-) -> dict[str, Tensor]:
+def tiny_inputs(model: PreTrainedModel, *, batch: int = 2, length: int = 9, seed: int = 0) -> dict[str, Tensor]:
     """Draw token ids for `model`, the second half of the last row being padding, with the attention mask."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
     generator = torch.Generator().manual_seed(seed)

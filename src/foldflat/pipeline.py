@@ -1,6 +1,7 @@
 """Recipe -> plan -> result. Only `apply` makes a new model, and the one it was given stays as it is."""
 
 import copy
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -155,7 +156,7 @@ def _find(module: nn.Module, recipe: EmbeddingRecipe) -> list[FoundTable]:
 def _weights(
     module: nn.Module, found: list[FoundTable], recipe: EmbeddingRecipe, calibration: Any
 ) -> dict[str, Tensor]:
-    by_token = isinstance(recipe.row_weights, str) and recipe.row_weights.endswith(".json")
+    by_token = isinstance(recipe.row_weights, str | os.PathLike) and str(recipe.row_weights).endswith(".json")
     vocabulary = hub.vocabulary(module) if by_token else None
     weights = {}
     for item in found:

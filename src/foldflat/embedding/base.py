@@ -24,13 +24,21 @@ class CompressedEmbedding(nn.Module):
     method: str
     anchor: Tensor
 
-    def __init__(self, n: int, d: int, padding_idx: int | None, *, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        n: int,
+        d: int,
+        padding_idx: int | None,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str | None = None,
+    ) -> None:
         super().__init__()
         self.num_embeddings = n
         self.embedding_dim = d
         self.padding_idx = padding_idx
         # follows .to(..) and .half(): the type that rows are returned in
-        self.register_buffer("anchor", torch.empty(0, dtype=dtype), persistent=False)
+        self.register_buffer("anchor", torch.empty(0, dtype=dtype, device=device), persistent=False)
 
     @abstractmethod
     def rows(self, ids: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from foldflat.cluster.search import Trial, search_subspaces
 from foldflat.embedding.base import CompressedEmbedding
 from foldflat.embedding.baselines import QuantizedEmbedding
 from foldflat.embedding.error import table_error
-from foldflat.embedding.module import SubspaceEmbedding
+from foldflat.embedding.module import MOST_BYTE_CODES, SubspaceEmbedding
 from foldflat.embedding.recipe import EmbeddingRecipe, stored_dtype
 from foldflat.embedding.storage import FORMATS
 from foldflat.errors import BudgetError, RecipeError
@@ -107,6 +107,7 @@ def _fit_subspaces(table: Table, recipe: EmbeddingRecipe, parameters: float, wat
             weights,
             budget=parameters,
             free=recipe.free_ranks,
+            max_subspaces=_most_with_one_byte(table),
             max_iter=_MAX_ITER,
             tol=_TOL,
             seed=recipe.seed,
@@ -153,11 +154,16 @@ def _parameters(table: Table, recipe: EmbeddingRecipe, keep_ratio: float | None 
     padding = d if table.padding_idx is not None else 0
     if keep_ratio is None and table.budget_bytes is not None:
         itemsize = stored_dtype(recipe, table.weight.dtype).itemsize
-        code_bytes = 1 if recipe.n_subspaces == "auto" or recipe.n_subspaces < 256 else 2
+        k = recipe.n_subspaces
+        code_bytes = 1 if k == "auto" or k <= _most_with_one_byte(table) else 2
         return (table.budget_bytes - code_bytes * n - padding * table.weight.element_size()) / itemsize
     ratio = recipe.asked_keep_ratio if keep_ratio is None else keep_ratio
     assert ratio is not None
     return ratio * n * d - padding
+
+
+def _most_with_one_byte(table: Table) -> int:
+    return MOST_BYTE_CODES - (table.padding_idx is not None)
 
 
 def _check_smallest(table: Table, recipe: EmbeddingRecipe, parameters: float, k: int) -> None:
@@ -168,12 +174,16 @@ def _check_smallest(table: Table, recipe: EmbeddingRecipe, parameters: float, k:
         return
     total = smallest + padding * d
     itemsize = stored_dtype(recipe, table.weight.dtype).itemsize
+    way_out = f"the smallest is keep_ratio {total / (n * d):.4g}, or {total * itemsize + n} bytes" + (
+        ", or fewer subspaces" if k > 1 else f"; or exclude `{table.name}`"
+    )
+    if total > n * d:
+        way_out = f"subspaces make this table no smaller; exclude `{table.name}`, or use method 'int8'"
     asked = "the budget" if table.budget_bytes is not None else f"`keep_ratio` {recipe.asked_keep_ratio}"
     raise BudgetError(
         f"{asked} leaves {max(0, int(parameters))} parameters for table `{table.name}` ({n} x {d}), too few for "
         f"rank 1 in {k} subspace{'s' if k > 1 else ''}\n"
-        f"hint: the smallest is keep_ratio {total / (n * d):.4g}, or {total * itemsize + n} bytes"
-        + (", or fewer subspaces" if k > 1 else f"; or exclude `{table.name}`")
+        f"hint: {way_out}"
     )
 
 
@@ -184,7 +194,11 @@ def _fit_to_error(table: Table, recipe: EmbeddingRecipe, watch: Watch | None) ->
     best: Fitted | None = None
     for _ in range(_ERROR_STEPS):
         ratio = (low + high) / 2
-        fitted = _fit_subspaces(table, recipe, _parameters(table, recipe, ratio), None)
+        try:
+            fitted = _fit_subspaces(table, recipe, _parameters(table, recipe, ratio), None)
+        except BudgetError:
+            low = ratio
+            continue
         lost = table_error(table.weight, fitted.module).energy_lost
         if watch is not None:
             watch(f"{table.name or 'table'}: keep ratio {ratio:.3f} loses {lost:.2%} of the energy")

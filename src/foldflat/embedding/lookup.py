@@ -1,5 +1,6 @@
 """Rows of a table stored in subspaces: gather coefficients by subspace, one small product per subspace."""
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -23,30 +24,37 @@ def look_up(
     if torch.compiler.is_compiling():
         rows: Tensor = torch.ops.foldflat.look_up(subspace, position, list(coefficients), list(bases), fixed)
         return rows
-    device = fixed.device.type
-    if torch.is_autocast_enabled(device):
-        # rows must not depend on an autocast region around the look-up: nn.Embedding's do not
-        with torch.autocast(device, enabled=False):
-            return _bucketed(subspace, position, coefficients, bases, fixed)
     return _bucketed(subspace, position, coefficients, bases, fixed)
 
 
 def _bucketed(
     subspace: Tensor, position: Tensor, coefficients: Sequence[Tensor], bases: Sequence[Tensor], fixed: Tensor
 ) -> Tensor:
-    if subspace.shape[0] == 0:
-        return fixed.new_empty(0, fixed.shape[1])
-    codes, order = torch.sort(subspace)
-    sizes = torch.bincount(codes, minlength=len(bases) + 1).tolist()
-    positions = position.index_select(0, order).split(sizes)
+    order, positions = _buckets(subspace, position, len(bases))
     parts = []
-    for i, (chosen, size) in enumerate(zip(positions, sizes, strict=True)):
-        if size and i < len(bases):
-            parts.append(_expand(coefficients[i].index_select(0, chosen), bases[i], fixed.dtype))
-        elif size:
-            parts.append(fixed.index_select(0, chosen))
+    with _no_autocast(fixed.device.type):
+        for i, chosen in enumerate(positions):
+            # the first is looked up even when no id asks for it: gradients are then zero, not absent
+            if i and not len(chosen):
+                continue
+            if i < len(bases):
+                parts.append(_expand(coefficients[i].index_select(0, chosen), bases[i], fixed.dtype))
+            else:
+                parts.append(fixed.index_select(0, chosen))
     rows = torch.cat(parts)
     return torch.empty_like(rows).index_copy(0, order, rows)
+
+
+def _buckets(subspace: Tensor, position: Tensor, k: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the order that sorts ids by subspace, and the k + 1 runs of positions in that order."""
+    codes, order = torch.sort(subspace)
+    sizes = torch.bincount(codes, minlength=k + 1).tolist()
+    return order, position.index_select(0, order).split(sizes)
+
+
+def _no_autocast(device: str) -> contextlib.AbstractContextManager[object]:
+    # rows must not depend on an autocast region around the look-up: nn.Embedding's do not
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext()
 
 
 def _expand(coefficients: Tensor, basis: Tensor, dtype: torch.dtype) -> Tensor:
@@ -76,11 +84,20 @@ def _look_up_backward_op(
     bases: list[Tensor],
     fixed: Tensor,
 ) -> list[Tensor]:
-    with torch.enable_grad():
-        leaves = [part.detach().requires_grad_() for part in (*coefficients, *bases)]
-        k = len(bases)
-        rows = _bucketed(subspace, position, leaves[:k], leaves[k:], fixed)
-        return list(torch.autograd.grad(rows, leaves, gradient, allow_unused=True, materialize_grads=True))
+    by_coefficients = [torch.zeros_like(part) for part in coefficients]
+    by_bases = [torch.zeros_like(part) for part in bases]
+    order, positions = _buckets(subspace, position, len(bases))
+    arriving = gradient.index_select(0, order).split([len(chosen) for chosen in positions])
+    with _no_autocast(gradient.device.type):
+        for i, basis in enumerate(bases):
+            if not len(positions[i]):
+                continue
+            chosen = coefficients[i].index_select(0, positions[i])
+            dtype = torch.promote_types(torch.promote_types(chosen.dtype, basis.dtype), gradient.dtype)
+            received = arriving[i].to(dtype)
+            by_bases[i] += (chosen.to(dtype).T @ received).to(basis.dtype)
+            by_coefficients[i].index_add_(0, positions[i], (received @ basis.to(dtype).T).to(chosen.dtype))
+    return by_coefficients + by_bases
 
 
 @_look_up_backward_op.register_fake

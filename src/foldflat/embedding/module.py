@@ -11,7 +11,10 @@ from foldflat.cluster.subspace import coefficients as coordinates
 from foldflat.embedding.base import CompressedEmbedding, CompressedHead
 from foldflat.embedding.lookup import look_up
 
-__all__ = ["SubspaceEmbedding", "SubspaceHead"]
+__all__ = ["MOST_BYTE_CODES", "SubspaceEmbedding", "SubspaceHead"]
+
+MOST_BYTE_CODES = 256
+"""Subspaces, the padding row counted as one, that one byte a row can tell apart."""
 
 
 class SubspaceEmbedding(CompressedEmbedding):
@@ -23,7 +26,7 @@ class SubspaceEmbedding(CompressedEmbedding):
     Attributes:
         coefficients: k parameters (n_i, rank_i).
         bases: k parameters (rank_i, d).
-        assignment: (n,) uint8 (int16 from 256 subspaces on), the subspace of each row; k marks the padding row.
+        assignment: (n,) uint8 (int16 beyond 256 codes), the subspace of each row; k marks the padding row.
         fixed: (1, d) the padding row as it was, or (0, d); gets no gradient.
     """
 
@@ -54,17 +57,17 @@ class SubspaceEmbedding(CompressedEmbedding):
             dtype: type of the returned rows.
             factor_dtype: type of coefficients and bases; default `dtype`.
         """
-        super().__init__(n, d, padding_idx, dtype=dtype)
+        super().__init__(n, d, padding_idx, dtype=dtype, device=device)
         stored = dtype if factor_dtype is None else factor_dtype
         self.sizes, self.ranks = list(sizes), list(ranks)
         self.coefficients = nn.ParameterList(
             torch.empty(size, rank, dtype=stored, device=device) for size, rank in zip(sizes, ranks, strict=True)
         )
         self.bases = nn.ParameterList(torch.empty(rank, d, dtype=stored, device=device) for rank in ranks)
-        code = torch.uint8 if len(ranks) < 256 else torch.int16
+        kept = 0 if padding_idx is None else 1
+        code = torch.uint8 if len(ranks) + kept <= MOST_BYTE_CODES else torch.int16
         self.register_buffer("assignment", torch.zeros(n, dtype=code, device=device))
         self.register_buffer("position", torch.zeros(n, dtype=torch.int32, device=device), persistent=False)
-        kept = 0 if padding_idx is None else 1
         self.register_buffer("fixed", torch.zeros(kept, d, dtype=dtype, device=device))
 
     @classmethod

@@ -1,6 +1,8 @@
 """What a user asks for an embedding."""
 
 import math
+import numbers
+import os
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ __all__ = ["COEFFICIENTS", "DEFAULT_KEEP_RATIO", "METHODS", "EmbeddingRecipe", "
 METHODS = ("subspaces", "svd", *FORMATS, "auto")
 COEFFICIENTS = ("same", "float32", "bfloat16")
 DEFAULT_KEEP_RATIO = 0.6
+_MOST_SUBSPACES = 32767
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class EmbeddingRecipe:
     method: str = "subspaces"
     n_subspaces: int | Literal["auto"] = "auto"
     free_ranks: bool = True
-    row_weights: Tensor | np.ndarray[Any, Any] | str | None = None
+    row_weights: Tensor | np.ndarray[Any, Any] | str | os.PathLike[str] | None = None
     coefficients: str = "same"
     include: str | tuple[str, ...] | None = None
     exclude: str | tuple[str, ...] = ()
@@ -61,6 +64,8 @@ class EmbeddingRecipe:
         self._check_budget()
         if self.n_subspaces != "auto" and not (isinstance(self.n_subspaces, int) and self.n_subspaces >= 1):
             raise RecipeError(f'`n_subspaces` is {self.n_subspaces!r}; hint: give "auto" or an integer of at least 1')
+        if self.n_subspaces != "auto" and self.n_subspaces > _MOST_SUBSPACES:
+            raise RecipeError(f"`n_subspaces` is {self.n_subspaces}; at most {_MOST_SUBSPACES} can be told apart")
         if self.method == "svd" and self.n_subspaces not in ("auto", 1):
             raise RecipeError(
                 f'`n_subspaces` is {self.n_subspaces}, but "svd" is one subspace; hint: use method "subspaces"'
@@ -80,11 +85,14 @@ class EmbeddingRecipe:
                 f'`keep_ratio` is {self.keep_ratio}, but "{self.method}" has one size, {bits} (keep ratio 1.0 in '
                 "parameters); hint: leave `keep_ratio` out"
             )
+        for name in given:
+            if not isinstance(getattr(self, name), numbers.Real):
+                raise RecipeError(f"`{name}` is {getattr(self, name)!r}; hint: give a number")
         if self.keep_ratio is not None and not 0 < self.keep_ratio <= 1:
             raise RecipeError(
                 f"`keep_ratio` is {self.keep_ratio}, outside (0, 1]; hint: 0.6 keeps 60 % of the parameters"
             )
-        if self.budget_bytes is not None and self.budget_bytes < 1:
+        if self.budget_bytes is not None and not 1 <= self.budget_bytes < math.inf:
             raise RecipeError(f"`budget_bytes` is {self.budget_bytes}; hint: give a positive number of bytes")
         if self.max_error is not None and not (0 < self.max_error < 1 and math.isfinite(self.max_error)):
             raise RecipeError(f"`max_error` is {self.max_error}, outside (0, 1); it is the share of energy lost")
@@ -100,7 +108,10 @@ class EmbeddingRecipe:
         """Return the recipe as JSON-serialisable values; weights given as numbers are named, not copied."""
         values = {name: value for name, value in vars(self).items() if name != "row_weights"}
         weights = self.row_weights
-        values["row_weights"] = weights if weights is None or isinstance(weights, str) else f"{len(weights)} numbers"
+        if isinstance(weights, str | os.PathLike):
+            values["row_weights"] = str(weights)
+        else:
+            values["row_weights"] = None if weights is None else f"{len(weights)} numbers"
         return values
 
 

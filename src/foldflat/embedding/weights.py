@@ -1,7 +1,8 @@
 """Row weights: which rows matter, from counts."""
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ _FLOOR = 1e-6
 
 
 def resolve_row_weights(
-    given: Tensor | np.ndarray[Any, Any] | str | None,
+    given: Tensor | np.ndarray[Any, Any] | str | os.PathLike[str] | None,
     n: int,
     *,
     name: str,
@@ -42,8 +43,8 @@ def resolve_row_weights(
     """
     if given is None:
         return None
-    if isinstance(given, str):
-        counts = _counts(given, n, calibration, vocabulary)
+    if isinstance(given, str | os.PathLike):
+        counts = _counts(os.fspath(given), n, calibration, vocabulary)
         return _checked(counts, n, name) ** COUNT_POWER
     return _checked(torch.as_tensor(given), n, name)
 
@@ -87,7 +88,7 @@ def _counts(source: str, n: int, calibration: Any, vocabulary: dict[str, int] | 
 def _counts_of_ids(calibration: Any, n: int) -> Tensor:
     if calibration is None:
         raise RecipeError('`row_weights` is "auto", which counts tokens; hint: give `calibration` with input ids')
-    batches: Iterable[Any] = [calibration] if isinstance(calibration, Tensor | dict) else calibration
+    batches: Iterable[Any] = [calibration] if isinstance(calibration, Tensor | Mapping) else calibration
     counts = torch.zeros(n, dtype=torch.float64)
     for batch in batches:
         ids = batch if isinstance(batch, Tensor) else batch["input_ids"]

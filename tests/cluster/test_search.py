@@ -1,0 +1,92 @@
+import pytest
+import torch
+from tests.cluster.oracle import energy, parameters, residual_cost
+from tests.tiny import planted_table
+from torch import Tensor
+
+from foldflat.cluster import search
+from foldflat.cluster.fit import Clustering
+from foldflat.cluster.search import Trial, search_subspaces
+from foldflat.errors import BudgetError
+
+
+def spent(found: Clustering, d: int) -> int:
+    """Count the parameters of a clustering."""
+    return parameters(found.labels.tolist(), found.ranks, d)
+
+
+@pytest.fixture(scope="module")
+def table() -> Tensor:
+    """Return rows near four subspaces: neither one nor very many serve them best."""
+    return planted_table(600, 16, 4, 3, noise=0.05)[0]
+
+
+@pytest.mark.parametrize("free", [True, False], ids=["free", "equal"])
+def test_every_k_tried_is_reported_and_the_cheapest_continued(table: Tensor, free: bool) -> None:
+    """K doubles from one until the cost rises; the k before the last is delivered, within the budget."""
+    budget = 0.3 * table.numel()
+    watched: list[Trial] = []
+    found, trials = search_subspaces(table, None, budget=budget, free=free, watch=watched.append)
+    assert watched == trials
+    tried = [trial.n_subspaces for trial in trials]
+    assert tried == [2**i for i in range(len(tried))]
+    losses = [trial.energy_lost for trial in trials]
+    assert losses[:-1] == sorted(losses[:-1], reverse=True)
+    assert losses[-1] >= losses[-2]
+    assert len(found.ranks) == tried[losses.index(min(losses))] > 1
+    assert {trial.rows for trial in trials} == {600}
+    assert spent(found, 16) <= budget
+    assert free or len(set(found.ranks)) == 1
+
+
+def test_the_continued_clustering_costs_at_most_its_trial(table: Tensor) -> None:
+    """The run to convergence starts where the short one ended; costs are those of the whole table, weighted."""
+    weights = 0.5 + torch.rand(600, generator=torch.Generator().manual_seed(0))
+    found, trials = search_subspaces(table, weights, budget=0.3 * table.numel())
+    bases = [basis.numpy() for basis in found.bases]
+    cost = residual_cost(table.numpy(), found.labels.numpy(), bases, weights.numpy())
+    assert found.cost == pytest.approx(cost, rel=1e-4)
+    lost = cost / energy(table.numpy(), weights.numpy())
+    assert lost <= min(trial.energy_lost for trial in trials) * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("free", [True, False], ids=["free", "equal"])
+def test_a_sample_decides_k_and_the_whole_table_keeps_to_the_budget(
+    table: Tensor, free: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short runs see 200 of 600 rows and a third of the budget; all rows then halve the SVD's cost within all of it."""
+    monkeypatch.setattr(search, "_SAMPLE_ROWS", 200)
+    budget = 0.3 * table.numel()
+    found, trials = search_subspaces(table, None, budget=budget, free=free)
+    assert {trial.rows for trial in trials} == {200}
+    losses = [trial.energy_lost for trial in trials]
+    assert len(found.ranks) == trials[losses.index(min(losses))].n_subspaces
+    assert found.labels.shape == (600,)
+    assert 0.85 * budget <= spent(found, 16) <= budget
+    one, _ = search_subspaces(table, None, budget=budget, free=free, max_subspaces=1)
+    assert found.cost < 0.5 * one.cost
+
+
+def test_trials_end_where_rows_settings_or_ranks_do(table: Tensor) -> None:
+    """At most one subspace per distinct row, at most `max_subspaces`, and none whose rank would be zero."""
+    few = table[:3].repeat(4, 1)
+    assert [t.n_subspaces for t in search_subspaces(few, None, budget=100)[1]] in ([1], [1, 2])
+    _, capped = search_subspaces(table, None, budget=0.3 * table.numel(), max_subspaces=2)
+    assert [trial.n_subspaces for trial in capped] == [1, 2]
+    _, ranked = search_subspaces(table[:20], None, budget=60, free=False)
+    assert [trial.n_subspaces for trial in ranked] in ([1], [1, 2])  # four subspaces need 20 + 4 x 16 = 84
+
+
+def test_a_budget_below_rank_one_is_refused(table: Tensor) -> None:
+    """600 rows in one subspace of rank 1 take 616 parameters; the message says so."""
+    for free in (True, False):
+        with pytest.raises(BudgetError, match=r"budget of 615 parameters .* 600 x 16 table; hint: .* 616"):
+            search_subspaces(table, None, budget=615, free=free)
+    assert search_subspaces(table, None, budget=616, max_subspaces=1)[0].ranks == [1]
+
+
+def test_rows_of_zeros_lose_nothing() -> None:
+    """A table without energy has one subspace and no cost, rather than a division by zero."""
+    found, trials = search_subspaces(torch.zeros(6, 4), None, budget=12)
+    assert found.cost == 0
+    assert [trial.energy_lost for trial in trials] == [0] * len(trials)

@@ -1,0 +1,94 @@
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from foldflat.cluster import subspace
+from foldflat.cluster.rows import WeightedRows, distinct_rows
+from foldflat.cluster.subspace import (
+    captured_energy,
+    eigenbases,
+    gram_matrices,
+    members_by_label,
+    squared_distances,
+)
+
+
+def random_rows(n: int, d: int, dtype: torch.dtype = torch.float64) -> WeightedRows:
+    """Draw normal rows with weights between a half and one and a half."""
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(n, d, generator=generator, dtype=dtype)
+    return distinct_rows(table, 0.5 + torch.rand(n, generator=generator))
+
+
+def random_basis(rank: int, d: int, seed: int) -> Tensor:
+    """Draw a (rank, d) matrix with orthonormal rows."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(d, rank, generator=generator, dtype=torch.float64)).Q.mT
+
+
+@pytest.mark.parametrize("ranks", [[2, 2, 2], [3, 0, 1], [0, 0], [5]])
+def test_captured_energy_is_the_length_of_the_projection(ranks: list[int]) -> None:
+    """|V a|^2 for every row and subspace, of equal and different ranks and of rank zero."""
+    block = random_rows(7, 5).block(slice(None))
+    bases = [random_basis(rank, 5, seed) for seed, rank in enumerate(ranks)]
+    found = captured_energy(block, torch.cat(bases), ranks)
+    projections = [block @ basis.T @ basis for basis in bases]
+    expected = torch.stack([projection.square().sum(1) for projection in projections], dim=1)
+    torch.testing.assert_close(found, expected)
+
+
+def test_gram_matrices_are_weighted_sums_of_outer_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each cluster's matrix is the sum of w a a^T, also in blocks of three rows; an empty one is zero."""
+    rows = random_rows(11, 4)
+    labels = torch.tensor([0, 0, 3, 0, 3, 0, 0, 1, 0, 0, 0])
+    expected = torch.zeros(4, 4, 4, dtype=torch.float64)
+    for row, weight, label in zip(rows.block(slice(None)), rows.weights, labels, strict=True):
+        expected[label] += weight * torch.outer(row, row)
+
+    def threes(length: int, width: int, **_: int) -> Iterator[slice]:
+        assert width == 4
+        yield from (slice(i, i + 3) for i in range(0, length, 3))
+
+    torch.testing.assert_close(gram_matrices(rows, labels, 4), expected)
+    monkeypatch.setattr(subspace, "blocks", threes)
+    torch.testing.assert_close(gram_matrices(rows, labels, 4), expected)
+
+
+def test_members_are_listed_by_label() -> None:
+    """Positions come in increasing order, and a label that nobody carries has none."""
+    assert [list(m) for m in members_by_label(torch.tensor([2, 0, 2, 2, 0]), 4)] == [[1, 4], [], [0, 2, 3], []]
+
+
+def test_eigenvectors_have_the_sign_and_order_written_down_by_hand() -> None:
+    """[[2, -2], [-2, 5]] has eigenvalues 6 and 1, along (-1, 2) and (2, 1): peaks turned positive."""
+    values, vectors = eigenbases(torch.tensor([[[2.0, -2.0], [-2.0, 5.0]]], dtype=torch.float64))
+    assert values[0].tolist() == pytest.approx([6, 1])
+    expected = np.array([[-1, 2], [2, 1]]) / np.sqrt(5)
+    np.testing.assert_allclose(vectors[0].numpy(), expected, atol=1e-12)
+
+
+def test_rounding_below_zero_is_no_energy() -> None:
+    """A Gram matrix of rank one in float32 has no negative eigenvalue, whatever rounding says."""
+    row = torch.randn(1, 40, generator=torch.Generator().manual_seed(0))
+    values, vectors = eigenbases(row.T @ row)
+    assert values.min() == 0
+    torch.testing.assert_close(vectors @ vectors.T, torch.eye(40), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-2), (torch.float64, 1e-6)])
+def test_distances_keep_their_digits_where_the_residual_is_tiny(dtype: torch.dtype, tolerance: float) -> None:
+    """Residuals of 1e-4 beside rows of length 10: |a|^2 - |V a|^2 would be all rounding in float32."""
+    generator = torch.Generator().manual_seed(1)
+    basis = random_basis(3, 8, seed=2)
+    inside = 10 * torch.nn.functional.normalize(torch.randn(50, 3, generator=generator, dtype=torch.float64))
+    table = inside @ basis + 1e-4 * torch.randn(50, 8, generator=generator, dtype=torch.float64)
+    stored = table.to(dtype)
+    rows, bases = distinct_rows(stored), [basis.to(dtype)]
+    found = squared_distances(rows, torch.zeros(50, dtype=torch.int64), bases)
+    exact = stored.double()[rows.index]
+    exact -= exact @ bases[0].double().T @ bases[0].double()
+    assert float(found.sum()) == pytest.approx(float(exact.square().sum()), rel=tolerance)
+    assert found.dtype == torch.float64

@@ -1,0 +1,79 @@
+"""Check where row weights come from."""
+
+import json
+from collections import UserDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from foldflat.embedding.weights import resolve_row_weights
+from foldflat.errors import DataError, ModelNotFoundError, RecipeError
+
+IDS = torch.tensor([[1, 1, 3], [2, 0, 0]])
+MASK = torch.tensor([[1, 1, 1], [1, 0, 0]])
+VOCABULARY = {"a": 0, "b": 1, "c": 2}
+
+
+def test_numbers_are_used_as_they_are() -> None:
+    """Tensors, arrays and lists alike; only zeros are lifted, to a millionth of the largest."""
+    for given in (torch.tensor([1.0, 4.0, 0.0]), np.array([1.0, 4.0, 0.0]), [1.0, 4.0, 0.0]):
+        weights = resolve_row_weights(given, 3, name="t")  # type: ignore[arg-type]
+        assert weights is not None
+        assert weights.dtype == torch.float64
+        assert weights.tolist() == [1.0, 4.0, 4e-6]
+    assert resolve_row_weights(None, 3, name="t") is None
+
+
+def test_counts_are_raised_to_the_power_of_one_half(tmp_path: Path) -> None:
+    """From .npy by row, from .json by token; a token that never occurs keeps a thousandth of the largest weight."""
+    np.save(tmp_path / "counts.npy", np.array([16, 9, 0]))
+    (tmp_path / "counts.json").write_text(json.dumps({"a": 16, "b": 9, "elsewhere": 5}))
+    for name in ("counts.npy", "counts.json"):
+        weights = resolve_row_weights(str(tmp_path / name), 3, name="t", vocabulary=VOCABULARY)
+        assert weights is not None
+        torch.testing.assert_close(weights, torch.tensor([4.0, 3.0, 0.004], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("calibration", "counts"),
+    [
+        (IDS, [2, 2, 1, 1]),
+        ([IDS, IDS[:1]], [2, 4, 1, 2]),
+        ({"input_ids": IDS, "attention_mask": MASK}, [0, 2, 1, 1]),
+        ([{"input_ids": IDS}, {"input_ids": IDS, "attention_mask": MASK}], [2, 4, 2, 2]),
+        (UserDict(input_ids=IDS, attention_mask=MASK), [0, 2, 1, 1]),  # what tokenizers return
+        (iter([IDS.numpy()]), [2, 2, 1, 1]),
+    ],
+)
+def test_tokens_are_counted_where_they_are_not_masked(calibration: Any, counts: list[int]) -> None:
+    """One batch or several, tensors or dicts; padding under the mask does not count."""
+    if not isinstance(calibration, torch.Tensor | dict | UserDict | list):
+        calibration = [torch.from_numpy(batch) for batch in calibration]
+    weights = resolve_row_weights("auto", 4, name="t", calibration=calibration)
+    assert weights is not None
+    expected = torch.tensor(counts, dtype=torch.float64).clamp_min(max(counts) * 1e-6).sqrt()
+    torch.testing.assert_close(weights, expected)
+
+
+def test_weights_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+    """Wrong length, not finite, negative, all zero, of unknown tokens, of no file; each says which table."""
+    cases: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
+        (torch.ones(4), {}, DataError, r"row weights have shape \(4,\), but table `t` has 3 rows"),
+        (torch.ones(3, 1), {}, DataError, r"row weights have shape \(3, 1\)"),
+        (torch.tensor([1.0, torch.nan, 1.0]), {}, DataError, "row weights of table `t` must be finite"),
+        (torch.tensor([1.0, -1.0, 1.0]), {}, DataError, "row weights of table `t` must be finite and at least 0"),
+        (torch.zeros(3), {}, DataError, "row weights of table `t` are all zero"),
+        ("auto", {}, RecipeError, '`row_weights` is "auto".*give `calibration`'),
+        (str(tmp_path / "none.npy"), {}, ModelNotFoundError, "none.npy' does not exist"),
+        (str(tmp_path / "counts.txt"), {}, RecipeError, r"counts.txt' is neither .npy nor .json"),
+        (str(tmp_path / "counts.json"), {}, RecipeError, "the model has no tokenizer"),
+        (str(tmp_path / "counts.json"), {"vocabulary": {"z": 0}}, DataError, "none of the 1 tokens in"),
+    ]
+    (tmp_path / "counts.txt").write_text("1")
+    (tmp_path / "counts.json").write_text('{"a": 1}')
+    for given, more, kind, message in cases:
+        with pytest.raises(kind, match=message):
+            resolve_row_weights(given, 3, name="t", **more)
