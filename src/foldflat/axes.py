@@ -7,10 +7,14 @@ from collections.abc import Iterator
 
 import torch
 
-__all__ = ["BLOCK_ELEMENTS", "blocks", "compute_dtype"]
+__all__ = ["BLOCK_ELEMENTS", "CACHED_ELEMENTS", "blocks", "compute_dtype"]
 
 BLOCK_ELEMENTS = 1 << 24
 """Largest number of elements of a temporary array (64 MiB in float32)."""
+
+
+CACHED_ELEMENTS = 1 << 21
+"""As `BLOCK_ELEMENTS`, for arrays that are read again at once and so should stay in the processor's cache."""
 
 
 def blocks(length: int, width: int, *, elements: int = BLOCK_ELEMENTS) -> Iterator[slice]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foldflat.axes import blocks
+from foldflat.axes import CACHED_ELEMENTS, blocks
 from foldflat.cluster.allocation import Allocation, allocate_at_multiplier, allocate_within_budget
 from foldflat.cluster.rows import WeightedRows
 from foldflat.cluster.subspace import (
@@ -162,7 +162,7 @@ def _assign(rows: WeightedRows, state: Alternation, norms: Tensor) -> Tensor:
     rents = state.multiplier * torch.tensor(ranks, dtype=torch.float64, device=norms.device)
     costs = torch.empty(len(rows), dtype=torch.float64, device=norms.device)
     labels = torch.empty_like(state.labels)
-    for part in blocks(len(rows), max(stacked.shape[0], rows.n_features)):
+    for part in blocks(len(rows), max(stacked.shape[0], rows.n_features), elements=CACHED_ELEMENTS):
         captured = captured_energy(rows.block(part), stacked, ranks)
         residual = (norms[part, None] - captured).clamp_min_(0).double()
         prices = rows.weights[part, None] * residual + rows.counts[part, None] * rents

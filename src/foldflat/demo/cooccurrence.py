@@ -17,12 +17,12 @@ _SMOOTHING = 0.75
 def cooccurrence_table(
     sequences: Sequence[Sequence[int]], n: int, d: int, *, window: int, std: float, seed: int
 ) -> Tensor:
-    """Return a float32 table (n, d) whose rows are near for tokens that occur in like places.
+    """Return a float32 table (n, d) whose rows point in like directions for tokens that occur in like places.
 
     It factorises the positive pointwise mutual information of tokens at most `window` apart, as Levy and
-    Goldberg (2014) do in place of word2vec, and is scaled to a root mean square of `std`. Tokens that do not
-    occur get a row of zeros. A classifier that starts from it learns in a few epochs, and its table then has
-    the slowly falling spectrum of pre-trained ones, which a table learnt from labels alone has not.
+    Goldberg (2014) do in place of word2vec. Rows have equal norms, with a root mean square of `std`; tokens that
+    do not occur get a row of zeros. A classifier that starts from it learns in a few epochs, and its table then
+    has a slowly falling spectrum, as pre-trained ones have and one learnt from labels alone has not.
     """
     information = _positive_information(_counts(sequences, n, window))
     left, values, _ = randomized_svd(information, d, random_state=seed)

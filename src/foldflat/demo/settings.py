@@ -24,7 +24,7 @@ class DemoSettings:
     layers: int = 1
     heads: int = 4
     window: int = 4
-    table_std: float = 0.08
+    table_std: float = 0.12
     initializer_range: float = 0.06
     epochs: float = 4.0
     learning_rate: float = 2e-3

@@ -14,12 +14,14 @@ def train_tokenizer(texts: Sequence[str], *, vocabulary: int, max_length: int) -
     """Train a lower-cased WordPiece of at most `vocabulary` pieces; return a fast transformers tokenizer.
 
     The same texts give the same pieces with the same numbers. Every piece is a special token, a character, or
-    used in `texts`, so that no row of the word table stays untrained for want of its piece.
+    used in the first `max_length` tokens of a text, so that hardly a row of the word table stays untrained.
     """
     normalizer = require("tokenizers", "hf").normalizers.BertNormalizer(lowercase=True)
     fixed = [*_SPECIAL, *_characters(texts, normalizer)]
     trained = _trained_pieces(texts, normalizer, fixed, vocabulary)
-    used = {piece for encoding in _tokenizer(normalizer, trained).encode_batch(texts) for piece in encoding.tokens}
+    cut = _tokenizer(normalizer, trained)
+    cut.enable_truncation(max_length - 2)  # [CLS] and [SEP] are added later
+    used = {piece for encoding in cut.encode_batch(texts) for piece in encoding.tokens}
     kept = [piece for piece in trained if piece in used or piece in fixed]
     return _for_transformers(_tokenizer(normalizer, kept), max_length)
 
