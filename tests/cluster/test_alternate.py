@@ -7,7 +7,7 @@ from tests.cluster.oracle import energy, parameters, residual_cost, spectrum, ta
 from tests.tiny import planted_table
 from torch import Tensor
 
-from foldflat.cluster.alternate import Alternation, alternate, equal_ranks, free_ranks
+from foldflat.cluster.alternate import Alternation, _refill, alternate, equal_ranks, free_ranks
 from foldflat.cluster.fit import continue_fit, fitted_cost
 from foldflat.cluster.rows import WeightedRows, distinct_rows
 from foldflat.cluster.seeding import random_partition
@@ -162,17 +162,36 @@ def test_any_partition_fitted_by_itself_beats_one_svd(
     assert fitted_cost(rows, state) <= tail_energy(block, rank, total) + noise
 
 
-def test_fewer_rows_than_the_rank_are_fitted_exactly_and_refilled() -> None:
-    """Four rows far from everything else; a cluster of one takes in the worst-fitted ones until it has its rank."""
-    generator = torch.Generator().manual_seed(0)
-    table = torch.randn(40, 6, generator=generator, dtype=torch.float64)
-    table[:3] *= 50
-    rows = distinct_rows(table)
-    labels = (rows.index == 39).long()
-    state = alternate(rows, labels, 2, equal_ranks(3), max_iter=1, tol=0.0)
-    members = set(rows.index[state.labels == 1].tolist())
-    assert len(members) >= 3
-    assert state.costs[0] < tail_energy(table.numpy(), 3)
+def test_a_cluster_with_too_few_rows_takes_the_worst_fitted() -> None:
+    """Axes of length 1 to 4 in one plane of two: the two that lie outside it become the other plane, at no cost."""
+    rows = distinct_rows(torch.diag(torch.arange(1.0, 5)))
+    state = Alternation(torch.zeros(4, dtype=torch.int64), bases=[torch.eye(4)[:2], torch.eye(4)[:2]])
+    costs = torch.tensor([0.0, 0, 9, 16], dtype=torch.float64)[rows.index]
+    _refill(rows, state, costs, equal_ranks(2))
+    assert state.labels[rows.inverse].tolist() == [0, 0, 1, 1]
+    assert torch.equal(state.bases[1], torch.eye(4)[[3, 2]])
+    assert costs.tolist() == [0] * 4
+
+
+@pytest.mark.parametrize(
+    ("multiplier", "cost", "moves"), [(0.5, 221, True), (0.5, 3, True), (0.5, 2, False), (50, 221, False)]
+)
+def test_an_empty_cluster_is_refilled_where_that_pays(multiplier: float, cost: float, moves: bool) -> None:
+    """Two rows on one axis are worth a direction if they now cost more than its 2 + 3 parameters would.
+
+    They then pay for their two coefficients themselves; the three numbers of the direction are paid once, apart.
+    """
+    table = torch.cat([torch.tensor([[0, 0, 10.0], [0, 0, 11]]), 0.01 * torch.eye(3)[:2].repeat(7, 1)])
+    table += 1e-4 * torch.arange(16)[:, None] * torch.tensor([1, 0, 0])
+    rows = distinct_rows(table.double())
+    state = Alternation(torch.zeros(16, dtype=torch.int64), [rows.table[:0]] * 2, multiplier)
+    costs = rows.squared_norms()
+    costs[rows.inverse[:2]] = cost / 2
+    _refill(rows, state, costs, free_ranks(1, 3))
+    assert state.labels[rows.inverse].tolist() == [int(moves)] * 2 + [0] * 14
+    assert len(state.bases[1]) == moves
+    paid = 2 * multiplier if moves else cost
+    assert float(costs[rows.inverse[:2]].sum()) == pytest.approx(paid, abs=1e-3)
 
 
 def test_empty_clusters_end_up_with_rows() -> None:

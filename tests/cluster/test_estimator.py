@@ -304,6 +304,16 @@ def test_multiplier_is_what_one_parameter_had_to_save(copies: int) -> None:
     assert max(left_out) == pytest.approx(model.multiplier_, rel=1e-6)
 
 
+@pytest.mark.parametrize("keep", [0.25, 0.3, 0.35, 0.4])
+def test_what_is_left_of_the_budget_pays_for_nothing(keep: float) -> None:
+    """One more direction, of whichever cluster, would be one too many."""
+    rows = planted(200, 12, 4, 3)
+    model = free(4, keep).fit(rows)
+    prices = np.bincount(model.labels_, minlength=4) + 12
+    left = keep * rows.size - parameters(model.labels_, model.ranks_, 12)
+    assert 0 <= left < prices.min()
+
+
 @BOTH
 def test_costs_and_phases_tell_the_story(make: Make) -> None:
     """One entry per step; equal ranks are one phase, and free ranks fall within each of theirs."""

@@ -138,15 +138,15 @@ def test_coefficients_are_taken_in_the_basis_as_it_is_stored() -> None:
     torch.testing.assert_close(layer.coefficients[0].float(), (table @ rounded.T).to(torch.bfloat16).float())
 
 
-@pytest.mark.parametrize("start", ["empty", "other rows", "meta"])
+@pytest.mark.parametrize("start", ["empty", "other rows"])
 def test_a_state_dict_restores_a_layer(start: str) -> None:
-    """Into an empty layer, one with another partition, or one on the meta device: what follows from it follows."""
+    """Into an empty layer or one with another partition: what follows from the stored tensors follows."""
     layer, _ = subspace_layer(padding_idx=4)
     spec = json.loads(json.dumps(layer.spec()))
-    fresh = SubspaceEmbedding.from_spec(spec, dtype=torch.float32, device="meta" if start == "meta" else None)
+    fresh = SubspaceEmbedding.from_spec(spec, dtype=torch.float32, device=None)
     if start == "other rows":
         fresh.load_state_dict({**layer.state_dict(), "assignment": layer.assignment.flip(0)})
-    keys = fresh.load_state_dict(layer.state_dict(), assign=start == "meta")
+    keys = fresh.load_state_dict(layer.state_dict())
     assert not keys.missing_keys
     assert not keys.unexpected_keys
     ids = torch.arange(60).flip(0)
@@ -155,11 +155,14 @@ def test_a_state_dict_restores_a_layer(start: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_tensor_of_a_layer_is_on_its_device(kind: str) -> None:
-    """The type that rows are returned in is kept in a buffer, which has to move and be made with the others."""
-    layer = layer_of(kind)
+def test_a_layer_made_on_the_meta_device_is_filled_by_assigning(kind: str) -> None:
+    """All of its tensors are there at first, and none afterwards: also that which holds the type of the rows."""
+    layer = layer_of(kind, padding_idx=4)
     empty = type(layer).from_spec(layer.spec(), dtype=torch.float32, device="meta")
     assert {tensor.device.type for tensor in (*empty.parameters(), *empty.buffers())} == {"meta"}
+    empty.load_state_dict(layer.state_dict(), assign=True)
+    assert {tensor.device.type for tensor in (*empty.parameters(), *empty.buffers())} == {"cpu"}
+    assert torch.equal(empty.to_dense(), layer.to_dense())
 
 
 @pytest.mark.parametrize("kind", KINDS)

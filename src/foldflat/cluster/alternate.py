@@ -20,6 +20,7 @@ from foldflat.cluster.subspace import (
 __all__ = ["Alternation", "RankRule", "alternate", "equal_ranks", "free_ranks"]
 
 _STEPS_PER_PHASE = 4
+_LAST_PHASE = 11
 
 
 @dataclass
@@ -121,10 +122,11 @@ def alternate(rows: WeightedRows, labels: Tensor, k: int, rule: RankRule, *, max
             state.converged = len(state.costs) > 1 and before - cost <= tol * before
             if state.converged:
                 break
-        elif still or step_in_phase >= _STEPS_PER_PHASE:
-            if abs(previous_phase_cost - cost) <= tol * cost and still:
-                state.converged = True
-                break
+        elif still and (phase >= _LAST_PHASE or abs(previous_phase_cost - cost) <= tol * cost):
+            state.converged = True
+            break
+        # multipliers may go round in circles; the last phase holds its own, so its costs can only fall
+        elif phase < _LAST_PHASE and (still or step_in_phase >= _STEPS_PER_PHASE):
             previous_phase_cost, step_in_phase, phase = cost, 0, phase + 1
     if rule.rank is None:
         _finish(rows, state, k, rule)
@@ -148,6 +150,7 @@ def _step(rows: WeightedRows, state: Alternation, k: int, rule: RankRule, norms:
 def _finish(rows: WeightedRows, state: Alternation, k: int, rule: RankRule) -> None:
     values, vectors = eigenbases(gram_matrices(rows, state.labels, k))
     allocation = rule.finish(values.double().cpu().numpy(), _row_counts(rows, state.labels, k))
+    state.multiplier = allocation.multiplier
     state.bases = [vectors[i, :rank].clone() for i, rank in enumerate(allocation.ranks.tolist())]
 
 
@@ -203,11 +206,13 @@ def _move(
     if rule.rank is not None:
         rank, cost = rule.rank, float(values[rule.rank :].sum())
     else:
-        price = float(rows.counts[members].sum()) + rule.basis_price
+        count = float(rows.counts[members].sum())
         gains = values.double().cpu().numpy()[None]
-        rank = int(rule.hold(gains, np.array([price - rule.basis_price]), state.multiplier).ranks[0])
-        cost = float(values[rank:].sum()) + state.multiplier * price * rank
-        if rank == 0 or cost >= float(row_costs[members].sum()):
+        rank = int(rule.hold(gains, np.array([count]), state.multiplier).ranks[0])
+        # rent of the rows; that of the basis is part of the objective, not of any row's cost
+        cost = float(values[rank:].sum()) + state.multiplier * count * rank
+        basis_cost = state.multiplier * rule.basis_price * (rank - len(state.bases[cluster]))
+        if rank == 0 or cost + basis_cost >= float(row_costs[members].sum()):
             return
     state.labels[members] = cluster
     state.bases[cluster] = vectors[:rank]

@@ -1,5 +1,6 @@
 """Projective clustering as a scikit-learn estimator."""
 
+import math
 import numbers
 from typing import Any, Self
 
@@ -201,9 +202,12 @@ class ProjectiveClustering(TransformerMixin, ClusterMixin, BaseEstimator):  # ty
         smallest = (n + self.n_subspaces * d) / (n * d)
         rank = largest_equal_rank(n, d, self.n_subspaces, budget)
         if rank == 0:
+            way_out = f"raise it to {math.ceil(smallest * 1e4) / 1e4:.4f}" if smallest <= 1 else ""
+            if self.n_subspaces > 1:
+                way_out += " or lower `n_subspaces`" if way_out else "lower `n_subspaces`"
             raise BudgetError(
                 f"`keep_ratio` {self.keep_ratio} keeps {int(budget)} of {n * d} numbers, too few for rank 1 in "
-                f"{self.n_subspaces} subspaces; hint: raise it to {smallest:.4g} or lower `n_subspaces`"
+                f"{self.n_subspaces} subspaces; hint: {way_out}"
             )
         return (None, budget) if self.free_ranks else (rank, None)
 
@@ -220,11 +224,11 @@ def _tensor(rows: Array) -> Tensor:
 def _weights(sample_weight: ArrayLike | None, rows: Array) -> NDArray[np.float64] | None:
     if sample_weight is None:
         return None
+    if not np.any(np.asarray(sample_weight)):
+        raise DataError("`sample_weight` is all zero; hint: give at least one row a positive weight")
     weights: NDArray[np.float64] = _check_sample_weight(sample_weight, rows, dtype=np.float64)
     if (weights < 0).any():
         raise DataError(
             f"`sample_weight` has {int((weights < 0).sum())} negative entries; hint: weights are at least 0"
         )
-    if not weights.sum() > 0:
-        raise DataError("`sample_weight` is all zero; hint: give at least one row a positive weight")
     return weights

@@ -148,9 +148,8 @@ def cheapest_subspace(table: Tensor, bases: list[Tensor], rent: float = 0.0) -> 
 
 def _clustering(rows: WeightedRows, state: Alternation, cost: float, start_costs: list[float]) -> Clustering:
     labels = state.labels[rows.inverse.clamp_min(0)]
+    multiplier = state.multiplier * rows.scale
     absent = torch.nonzero(rows.inverse < 0).squeeze(1)
     if len(absent):
-        labels[absent] = cheapest_subspace(rows.table[absent], state.bases, state.multiplier)
-    return Clustering(
-        labels, state.bases, cost, state.costs, state.phases, state.multiplier, state.converged, start_costs
-    )
+        labels[absent] = cheapest_subspace(rows.table[absent], state.bases, multiplier)
+    return Clustering(labels, state.bases, cost, state.costs, state.phases, multiplier, state.converged, start_costs)

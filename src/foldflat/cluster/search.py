@@ -12,6 +12,7 @@ from foldflat.cluster.alternate import Alternation
 from foldflat.cluster.fit import Clustering, continue_fit, finished, fit_rows, fitted_cost
 from foldflat.cluster.rows import WeightedRows, distinct_rows
 from foldflat.cluster.subspace import captured_energy
+from foldflat.errors import BudgetError
 from foldflat.randomness import torch_generator
 
 __all__ = ["Trial", "search_subspaces"]
@@ -64,8 +65,17 @@ def search_subspaces(
 
     Returns:
         the clustering of the whole table, and every trial.
+
+    Raises:
+        BudgetError: not even one subspace of rank 1 fits.
     """
     rows = distinct_rows(table, weights)
+    n, d = int(rows.counts.sum()), rows.n_features
+    if budget < n + d:
+        raise BudgetError(
+            f"a budget of {int(budget)} parameters is too few for rank 1 on a {n} x {d} table; "
+            f"hint: the least is {n + d}"
+        )
     sample, share = _sample(rows, seed)
     price = rows.n_features * share
     energy = sample.scale * float((sample.weights * sample.squared_norms().double()).sum())

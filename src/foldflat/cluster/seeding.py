@@ -1,11 +1,13 @@
 """Where the alternation starts: a first partition of the rows."""
 
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from foldflat.axes import blocks
@@ -77,7 +79,10 @@ def _direction_centres(rows: WeightedRows, positions: Tensor, k: int, seed: int)
     else:
         weights = rows.weights[positions][usable].cpu().numpy().astype(directions.dtype)
         kmeans = KMeans(k, n_init=1, max_iter=25, tol=1e-3, random_state=seed % 2**32, algorithm="lloyd")
-        centres = kmeans.fit(directions, sample_weight=weights).cluster_centers_
+        with warnings.catch_warnings():
+            # directions that differ by rounding only leave centres without rows; the alternation refills those
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            centres = kmeans.fit(directions, sample_weight=weights).cluster_centers_
     return torch.from_numpy(centres).to(block.device, block.dtype)
 
 

@@ -33,9 +33,11 @@ def captured_energy(block: Tensor, stacked: Tensor, ranks: Sequence[int]) -> Ten
     """
     products = block @ stacked.T
     if len(set(ranks)) == 1:
-        return torch.linalg.vector_norm(products.view(block.shape[0], len(ranks), ranks[0]), dim=2).square_()
-    parts = products.split(list(ranks), dim=1)
-    return torch.stack([torch.linalg.vector_norm(part, dim=1) for part in parts], dim=1).square_()
+        norms: Tensor = torch.linalg.vector_norm(products.view(block.shape[0], len(ranks), ranks[0]), dim=2)
+    else:
+        parts = products.split(list(ranks), dim=1)
+        norms = torch.stack([torch.linalg.vector_norm(part, dim=1) for part in parts], dim=1)
+    return norms.square_()
 
 
 def members_by_label(labels: Tensor, k: int) -> list[Tensor]:

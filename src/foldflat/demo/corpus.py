@@ -6,6 +6,7 @@ It is text that is present wherever Python is, so the demo needs neither a netwo
 import hashlib
 import random
 import re
+import sys
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,21 +16,12 @@ from foldflat.errors import DataError
 
 __all__ = ["Corpus", "CorpusSettings", "Passage", "build_corpus", "standard_library_folder"]
 
-# Folders that are third-party, tests, generated tables or not in every installation.
-_SKIPPED_FOLDERS = frozenset(
-    {"__pycache__", "test", "tests", "site-packages", "dist-packages", "idlelib", "lib2to3", "tkinter"}
-    | {
-        "turtledemo",
-        "pydoc_data",
-        "encodings",
-        "ensurepip",
-        "distutils",
-        "_vendor",
-        "_bundled",
-        "lib-dynload",
-    }
+# Tests, generated tables, and what some installations leave out.
+_SKIPPED_FOLDERS = frozenset({"__pycache__", "test", "tests", "site-packages", "_vendor", "_bundled"})
+_SKIPPED_MODULES = frozenset(
+    {"antigravity", "distutils", "encodings", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "this", "tkinter"}
+    | {"turtle", "turtledemo"}
 )
-_SKIPPED_MODULES = frozenset({"turtle", "this", "antigravity"})
 
 
 @dataclass(frozen=True)
@@ -95,9 +87,7 @@ def build_corpus(settings: CorpusSettings | None = None, *, seed: int = 0, root:
     for label, files in enumerate(modules.values()):
         held_out = generator.randrange(settings.validation_every)
         found = [p for p in _passages(files, label, settings) if _is_new(p.text, seen)]
-        if len(found) > settings.max_passages_per_module:
-            found = _whole_blocks(found, settings.max_passages_per_module)
-        for passage in found:
+        for passage in _evenly(found, settings.max_passages_per_module):
             of_validation = passage.block % settings.validation_every == held_out
             (validation if of_validation else train).append(passage)
     generator.shuffle(train)
@@ -121,11 +111,12 @@ def _largest_modules(root: Path, count: int) -> dict[str, list[Path]]:
 
 
 def _source_files(entry: Path) -> list[Path]:
-    if entry.is_file():
-        is_module = entry.suffix == ".py" and not entry.stem.startswith("_")
-        return [entry] if is_module and entry.stem not in _SKIPPED_MODULES else []
-    if entry.name in _SKIPPED_FOLDERS or not (entry / "__init__.py").is_file() or entry.name.startswith("_"):
+    """Return a module's files; none for what is not a public module of the standard library."""
+    name = entry.stem
+    if name.startswith("_") or name in _SKIPPED_MODULES or name not in sys.stdlib_module_names:
         return []
+    if entry.is_file():
+        return [entry] if entry.suffix == ".py" else []
     files = (path for path in entry.rglob("*.py") if path.is_file())
     return sorted(path for path in files if not _SKIPPED_FOLDERS & set(path.relative_to(entry).parts))
 
@@ -155,7 +146,7 @@ def _is_new(text: str, seen: set[str]) -> bool:
     return True
 
 
-def _whole_blocks(passages: list[Passage], limit: int) -> list[Passage]:
-    """Keep about `limit` passages spread over all the blocks."""
-    step = len(passages) / limit
-    return [passages[int(i * step)] for i in range(limit)]
+def _evenly(passages: list[Passage], limit: int) -> list[Passage]:
+    """Keep at most `limit` passages, spread over the whole module."""
+    step = max(1.0, len(passages) / limit)
+    return [passages[int(i * step)] for i in range(min(limit, len(passages)))]

@@ -19,7 +19,7 @@ def standard_error(share: float, count: int) -> float:
 
 def comparison_table(rows: Sequence[Row], title: str) -> Table:
     """Return one line for each method; accuracies in percent, before and after fine-tuning."""
-    view = Table(title=title, box=box.SIMPLE_HEAD)
+    view = Table(title=title, box=box.SIMPLE_HEAD, collapse_padding=True)
     for heading in ("method", "keep", "parameters", "bytes", "energy lost", "accuracy", "fine-tuned"):
         view.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
     for row in rows:
@@ -49,40 +49,36 @@ def conclusion(rows: Sequence[Row], count: int) -> str:
 
 
 def _for_bytes(smallest: Row, reference: Row, margin: float) -> str:
+    whole = f"{reference.accuracy_finetuned:.1%}"
     if smallest.method == UNCOMPRESSED:
         return (
-            f"For whom stored bytes count nothing here is good enough: every method ends more than one standard "
-            f"error ({margin:.1%}) below the uncompressed {reference.accuracy_finetuned:.1%}"
+            f"If stored bytes are what counts, nothing here is good enough: every method ends more than one standard "
+            f"error ({margin:.1%}) below the {whole} of the uncompressed table"
         )
+    verb = "is" if smallest.keep_ratio else "rows are"
     return (
-        f"For whom stored bytes count {_name(smallest)} is the best choice here "
-        f"({megabytes(smallest.size_bytes)}, {smallest.accuracy_finetuned:.1%} after fine-tuning against "
-        f"{reference.accuracy_finetuned:.1%} uncompressed, standard error {margin:.1%})"
+        f"If stored bytes are what counts, {_name(smallest)} {verb} the best choice here: "
+        f"{megabytes(smallest.size_bytes)} and {smallest.accuracy_finetuned:.1%} after fine-tuning, against {whole} "
+        f"uncompressed (standard error {margin:.1%})"
     )
 
 
 def _for_parameters(rows: Sequence[Row], margin: float) -> str:
-    """Compare subspaces and svd where the table has to stay floating-point and trainable."""
-    low_rank = [row for row in rows if row.method in ("svd", "subspaces") and row.keep_ratio is not None]
-    keep = min(row.keep_ratio or 1.0 for row in low_rank)
-    svd, subspaces = (
-        next(row for row in low_rank if row.method == method and row.keep_ratio == keep)
-        for method in ("svd", "subspaces")
+    """Compare subspaces and svd, for tables that have to stay floating-point and trainable."""
+    low_rank = [row for row in rows if row.method in ("svd", "subspaces")]
+    keep = min(row.keep_ratio for row in low_rank if row.keep_ratio is not None)
+    better, worse = sorted(
+        (row for row in low_rank if row.keep_ratio == keep), key=lambda row: row.accuracy_finetuned, reverse=True
     )
-    better, worse = sorted((svd, subspaces), key=lambda row: -row.accuracy_finetuned)
-    gap = better.accuracy_finetuned - worse.accuracy_finetuned
-    for_whom = "for whom parameters count, or a table that stays floating-point and trainable,"
-    if gap <= margin:
-        return (
-            f"{for_whom} subspaces and svd at {keep:.0%} are equal within the error "
-            f"({subspaces.accuracy_finetuned:.1%} and {svd.accuracy_finetuned:.1%}), and subspaces lose {subspaces.energy_lost:.0%} of the energy against "
-            f"{svd.energy_lost:.0%}"
-        )
+    whom = "if parameters count, or the table has to stay floating-point and trainable,"
+    figures = f"{better.accuracy_finetuned:.1%} against {worse.accuracy_finetuned:.1%} of {worse.method}"
+    if better.accuracy_finetuned - worse.accuracy_finetuned > margin:
+        return f"{whom} take {_name(better)} ({figures})"
     return (
-        f"{for_whom} {better.method} at {keep:.0%} is the better ({better.accuracy_finetuned:.1%} against "
-        f"{worse.accuracy_finetuned:.1%} of {worse.method})"
+        f"{whom} {better.method} and {worse.method} at {keep:.0%} are equal within that error ({figures}, with "
+        f"{better.energy_lost:.0%} against {worse.energy_lost:.0%} of the table's energy lost)"
     )
 
 
 def _name(row: Row) -> str:
-    return f"{row.method} rows" if row.keep_ratio is None else f"{row.method} at {row.keep_ratio:.0%}"
+    return row.method if row.keep_ratio is None else f"{row.method} at {row.keep_ratio:.0%}"

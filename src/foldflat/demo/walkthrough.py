@@ -66,6 +66,9 @@ def run_demo(
     with _watching(err, 1 + len(recipes(settings, seed))) as watch:
         rows, best, best_row = compare(bench, settings, seed, watch=watch)
     out.print(comparison_table(rows, _title(bench, corpus)))
+    out.print(
+        f"fine-tuned: after {settings.finetune_epochs:g} more epoch, the uncompressed model too.", highlight=False
+    )
     out.print(conclusion(rows, len(corpus.validation)), highlight=False)
     folder = Path(output) if output is not None else bench.folder.with_name(f"{bench.folder.name}-best")
     _save(best, best_row, bench, folder, overwrite=output is None)

@@ -151,6 +151,8 @@ class SubspaceEmbedding(CompressedEmbedding):
         """Renumber the rows within their subspaces, from the assignment."""
         if self.assignment.device.type == "meta":
             return
+        # a layer made on the meta device is filled by assigning tensors, which leaves these where they were
+        self.anchor = torch.empty(0, dtype=self.anchor.dtype, device=self.assignment.device)
         codes = self.assignment.to(torch.int64)
         order = torch.argsort(codes, stable=True)
         starts = torch.tensor([0, *self.sizes], device=codes.device).cumsum(0)
