@@ -16,7 +16,7 @@ from foldflat.embedding.build import embedding_from_spec, head_of
 from foldflat.embedding.plan import EmbeddingPlan, TablePlan, check_fits_model, plan_tables
 from foldflat.embedding.recipe import EmbeddingRecipe
 from foldflat.embedding.weights import resolve_row_weights
-from foldflat.errors import PlanMismatchError, RecipeError, UnsupportedModelError
+from foldflat.errors import NoEmbeddingError, PlanMismatchError, RecipeError, UnsupportedModelError
 from foldflat.model import hub
 from foldflat.model.probe import FoundTable, find_tables
 from foldflat.model.size import model_size_bytes
@@ -68,26 +68,31 @@ def plan(
     if not isinstance(recipe, EmbeddingRecipe):
         raise RecipeError(f"the recipe is a {type(recipe).__name__}; hint: give a foldflat.EmbeddingRecipe")
     module = as_module(model)
+    if any(isinstance(part, CompressedEmbedding) for part in module.modules()):
+        raise NoEmbeddingError(
+            f"{type(module).__name__} is compressed already; hint: compress the original, or its `to_dense()`"
+        )
     found = _find(module, recipe)
     return plan_tables(found, recipe, _weights(module, found, recipe, calibration), watch)
 
 
-def apply(model: Model, plan: EmbeddingPlan) -> Result:
+def apply(model: Model, plan: EmbeddingPlan, calibration: Any = None) -> Result:
     """Return a compressed copy of a model, as a plan says; the given model is not changed.
 
-    A plan read from JSON is fitted again with its seed, which gives the same subspaces for the same weights.
+    A plan read from JSON is fitted again with its seed, which gives the same subspaces for the same weights; so is
+    one made for other weights, which the report then says. `calibration` is needed where the recipe counts tokens.
 
     Raises:
-        PlanMismatchError: the plan is for other names or shapes.
+        PlanMismatchError: the plan is for other names, shapes or ties, or its row weights are not at hand.
     """
     if not isinstance(plan, EmbeddingPlan):
         raise PlanMismatchError(f"the plan is a {type(plan).__name__}; hint: `foldflat.plan` makes one")
     module = as_module(model)
     warnings = check_fits_model(plan, module)
-    if not plan.fits:
+    if not plan.fits or warnings:
         recipe = plan.recipe_object()
         found = _find(module, recipe)
-        refitted = plan_tables(found, recipe, _weights(module, found, recipe, None))
+        refitted = plan_tables(found, recipe, _weights(module, found, recipe, calibration))
         plan = EmbeddingPlan(plan.recipe, refitted.tables, refitted.fits)
     return _apply(module, plan, {name: copy.deepcopy(fit) for name, fit in plan.fits.items()}, warnings)
 
@@ -180,9 +185,9 @@ def _apply(module: nn.Module, plan: EmbeddingPlan, fits: dict[str, CompressedEmb
     report = plan_report(plan, warnings)
     report["model_size_bytes_before"] = model_size_bytes(module)
     for table in plan.tables:
-        compressed = place(compressed, table.names, table.heads, fits[table.names[0]])
+        fitted = fits[table.names[0]].train(modules[table.names[0]].training)
+        compressed = place(compressed, table.names, table.heads, fitted)
     compressed = hub.adapt(compressed, [hub_entry(table) for table in plan.tables])
-    compressed.train(module.training)
     report["model_size_bytes_after"] = model_size_bytes(compressed)
     report["seconds"] = sum(table.seconds for table in plan.tables) + time.perf_counter() - started
     return Result(compressed, plan, report)

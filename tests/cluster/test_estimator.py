@@ -306,10 +306,10 @@ def test_multiplier_is_what_one_parameter_had_to_save(copies: int) -> None:
 
 @pytest.mark.parametrize("keep", [0.25, 0.3, 0.35, 0.4])
 def test_what_is_left_of_the_budget_pays_for_nothing(keep: float) -> None:
-    """One more direction, of whichever cluster, would be one too many."""
-    rows = planted(200, 12, 4, 3)
-    model = free(4, keep).fit(rows)
-    prices = np.bincount(model.labels_, minlength=4) + 12
+    """Clusters of very different sizes: one more direction, of the smallest even, would be one too many."""
+    rows = np.concatenate([planted(count, 12, 1, 4, seed=count) for count in (160, 30, 10)])
+    model = free(3, keep).fit(rows)
+    prices = np.bincount(model.labels_, minlength=3) + 12
     left = keep * rows.size - parameters(model.labels_, model.ranks_, 12)
     assert 0 <= left < prices.min()
 

@@ -59,6 +59,9 @@ class CompressedEmbedding(nn.Module):
 
     def rebuild(self) -> None:
         """Recompute buffers that follow from stored ones; needed after the stored ones were replaced."""
+        # a layer made on the meta device is filled by assigning tensors, which leaves this one where it was
+        device = next(iter(self.state_dict().values())).device
+        self.anchor = torch.empty(0, dtype=self.anchor.dtype, device=device)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return (.., d) rows for integer ids (..), each in 0..n-1.
@@ -149,6 +152,8 @@ class CompressedHead(nn.Module):
 
 def check_finite(table: Tensor, name: str) -> None:
     """Raise DataError naming the table and the first row where a number is not finite."""
+    if table.device.type == "meta":
+        raise DataError(f"table `{name}` is on the meta device, without weights; hint: load them first")
     for part in blocks(table.shape[0], table.shape[1]):
         finite = torch.isfinite(table[part]).all(1)
         if not bool(finite.all()):

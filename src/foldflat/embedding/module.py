@@ -107,8 +107,8 @@ class SubspaceEmbedding(CompressedEmbedding):
             factor_dtype=factor_dtype,
             device=table.device,
         )
-        renumbered = torch.full((len(bases) + 1,), len(used), dtype=layer.assignment.dtype, device=table.device)
-        renumbered[used] = torch.arange(len(used), dtype=renumbered.dtype, device=table.device)
+        renumbered = torch.full((len(bases) + 1,), len(used), device=table.device)
+        renumbered[used] = torch.arange(len(used), device=table.device)
         layer.assignment.copy_(renumbered[codes])
         layer._fill(table, [bases[i] for i in used])
         layer.rebuild()
@@ -149,10 +149,9 @@ class SubspaceEmbedding(CompressedEmbedding):
     @torch.no_grad()
     def rebuild(self) -> None:
         """Renumber the rows within their subspaces, from the assignment."""
+        super().rebuild()
         if self.assignment.device.type == "meta":
             return
-        # a layer made on the meta device is filled by assigning tensors, which leaves these where they were
-        self.anchor = torch.empty(0, dtype=self.anchor.dtype, device=self.assignment.device)
         codes = self.assignment.to(torch.int64)
         order = torch.argsort(codes, stable=True)
         starts = torch.tensor([0, *self.sizes], device=codes.device).cumsum(0)

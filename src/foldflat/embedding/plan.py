@@ -217,6 +217,16 @@ def check_fits_model(plan: EmbeddingPlan, model: nn.Module) -> list[str]:
         shape = list(module.weight.shape) if isinstance(module, nn.Embedding) else None
         if shape != table.shape:
             raise PlanMismatchError(f"the plan is for `{table.name}` of shape {table.shape}, the model's is {shape}")
+        users = {
+            name
+            for name, user in modules.items()
+            if any(parameter is module.weight for parameter in user.parameters(recurse=False))
+        }
+        if users != {*table.names, *table.heads}:
+            raise PlanMismatchError(
+                f"the plan is for a table shared by {sorted({*table.names, *table.heads})}, the model's is shared by "
+                f"{sorted(users)}; hint: plan again for this model"
+            )
         if tensor_sha256(module.weight) != table.sha256:
             warnings.append(f"table `{table.name}` has other weights than those the plan was made for")
     return warnings

@@ -109,6 +109,15 @@ def _check_replaceable(name: str, embedding: nn.Embedding) -> None:
             f"only plain nn.Embedding is replaced\nhint: exclude `{name}`, or replace it by an nn.Embedding whose "
             "rows are already scaled"
         )
+    if "weight" not in embedding._parameters:
+        raise UnsupportedModelError(
+            f"`{name}` is computed from other parameters at each look-up, which a replacement would lose; "
+            f"hint: exclude `{name}`"
+        )
+    if embedding._forward_hooks or embedding._forward_pre_hooks:
+        raise UnsupportedModelError(
+            f"`{name}` has forward hooks, which a replacement would lose; hint: exclude `{name}`"
+        )
     if embedding.max_norm is not None:
         raise UnsupportedModelError(
             f"`{name}` has max_norm={embedding.max_norm}, which changes its weights during look-up; "
