@@ -304,14 +304,14 @@ def test_multiplier_is_what_one_parameter_had_to_save(copies: int) -> None:
     assert max(left_out) == pytest.approx(model.multiplier_, rel=1e-6)
 
 
-@pytest.mark.parametrize("keep", [0.25, 0.3, 0.35, 0.4])
-def test_what_is_left_of_the_budget_pays_for_nothing(keep: float) -> None:
-    """Clusters of very different sizes: one more direction, of the smallest even, would be one too many."""
-    rows = np.concatenate([planted(count, 12, 1, 4, seed=count) for count in (160, 30, 10)])
-    model = free(3, keep).fit(rows)
-    prices = np.bincount(model.labels_, minlength=3) + 12
-    left = keep * rows.size - parameters(model.labels_, model.ranks_, 12)
-    assert 0 <= left < prices.min()
+def test_what_is_left_of_the_budget_goes_to_cheaper_directions() -> None:
+    """40 rows near one axis, 6 near another; 70 numbers pay for an axis each (44 + 10), then for 10 more, not 44."""
+    many = np.tile([[10.0, 1, 0, 0], [10, -1, 0, 0]], (20, 1))
+    few = np.tile([[0, 0, 8.0, 0.5], [0, 0, 8, -0.5]], (3, 1))
+    model = free(2, 70 / 184).fit(np.concatenate([many, few]))
+    assert model.ranks_[model.labels_[[0, -1]]].tolist() == [1, 2]
+    assert parameters(model.labels_, model.ranks_, 4) == 64
+    assert model.cost_ == pytest.approx(40)
 
 
 @BOTH

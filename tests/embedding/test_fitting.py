@@ -31,7 +31,7 @@ def _energy_lost(table: Tensor, module: nn.Module) -> float:
     d=st.integers(3, 40),
     share=st.floats(0.05, 1.2),
     method=st.sampled_from(["subspaces", "svd", "int8", "int4", "auto"]),
-    n_subspaces=st.sampled_from(["auto", 1, 3]),
+    n_subspaces=st.sampled_from(["auto", 1, 3, 3]),
     free_ranks=st.booleans(),
     padding_idx=st.sampled_from([None, 0, -1]),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.float64]),
@@ -90,16 +90,16 @@ def test_tables_share_a_budget_of_bytes() -> None:
         ]
     )
     budget = 16_000
-    result = foldflat.compress(model, EmbeddingRecipe(budget_bytes=budget))
+    result = foldflat.compress(model, EmbeddingRecipe(budget_bytes=budget, n_subspaces=2))
     stored = sum(tensor.numel() * tensor.element_size() for tensor in result.model.state_dict().values())
     assert 0.95 * budget < result.report["size_bytes_after"] == stored <= budget
 
 
 @pytest.mark.parametrize("padding_idx", [None, 0])
-@pytest.mark.parametrize("settings", [{}, {"n_subspaces": 3}, {"n_subspaces": 3, "free_ranks": False}])
+@pytest.mark.parametrize("settings", [{"method": "svd"}, {"n_subspaces": 3}, {"n_subspaces": 3, "free_ranks": False}])
 def test_the_smallest_budget_is_named_and_suffices(padding_idx: int | None, settings: dict[str, Any]) -> None:
     """The error gives a keep ratio and a number of bytes; both work, and a little less does not."""
-    module = _embedding(planted_table(60, 16, 3, 4)[0], padding_idx)
+    module = _embedding(planted_table(40, 16, 3, 4)[0], padding_idx)
     with pytest.raises(BudgetError, match="too few for rank 1") as caught:
         foldflat.compress(module, EmbeddingRecipe(keep_ratio=0.01, **settings))
     found = re.search(r"the smallest is keep_ratio ([0-9.]+), or (\d+) bytes", str(caught.value))
@@ -126,7 +126,6 @@ def test_integer_rows_that_do_not_fit_are_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "padding_idx"),
     [
-        ({"n_subspaces": 3}, None),
         ({"n_subspaces": 3}, 2),
         ({"n_subspaces": 3, "free_ranks": False}, None),
         ({"method": "svd"}, 2),
