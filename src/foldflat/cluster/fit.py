@@ -148,7 +148,8 @@ def cheapest_subspace(table: Tensor, bases: list[Tensor], rent: float = 0.0) -> 
 
 def _clustering(rows: WeightedRows, state: Alternation, cost: float, start_costs: list[float]) -> Clustering:
     labels = state.labels[rows.inverse.clamp_min(0)]
-    multiplier = state.multiplier * rows.scale
+    # in units of a row of mean weight, so that neither copies of all rows nor the scale of weights matter
+    multiplier = state.multiplier * float(rows.counts.sum()) / len(rows)
     absent = torch.nonzero(rows.inverse < 0).squeeze(1)
     if len(absent):
         labels[absent] = cheapest_subspace(rows.table[absent], state.bases, multiplier)
