@@ -4,10 +4,11 @@ Axis letters used throughout: n rows, d features, k subspaces, j rank of one sub
 """
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 
-__all__ = ["BLOCK_ELEMENTS", "CACHED_ELEMENTS", "blocks", "compute_dtype"]
+__all__ = ["BLOCK_ELEMENTS", "CACHED_ELEMENTS", "blocks", "compute_dtype", "has_fast_bfloat16"]
 
 BLOCK_ELEMENTS = 1 << 24
 """Largest number of elements of a temporary array (64 MiB in float32)."""
@@ -27,3 +28,14 @@ def blocks(length: int, width: int, *, elements: int = BLOCK_ELEMENTS) -> Iterat
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the type to compute in for stored numbers of `dtype`: float64 stays, all else is float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@cache
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Return whether `device` multiplies bfloat16 matrices in hardware; elsewhere they are slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

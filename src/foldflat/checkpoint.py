@@ -1,7 +1,6 @@
 """Folders on disk: written beside and renamed, verified when read, never pickled."""
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -20,18 +19,14 @@ from foldflat.embedding.base import CompressedEmbedding
 from foldflat.embedding.build import embedding_from_spec
 from foldflat.errors import (
     CheckpointError,
-    FormatVersionError,
-    ModelNotFoundError,
     PlanMismatchError,
     TargetExistsError,
 )
 from foldflat.model import hub
+from foldflat.model.manifest import FOLDER_FORMAT, read_manifest, verify_files, write_manifest
 from foldflat.pipeline import Result, build_empty
 
-__all__ = ["FOLDER_FORMAT", "MANIFEST", "load", "read_manifest", "save", "writing_folder"]
-
-FOLDER_FORMAT = 1
-MANIFEST = "foldflat.json"
+__all__ = ["load", "save", "writing_folder"]
 
 
 def save(
@@ -174,58 +169,6 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool = False) -> No
         raise TargetExistsError(f"{target} exists and is not empty; hint: --overwrite (overwrite=True) replaces it")
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write foldflat.json with the checksum of every other file in `folder`."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
-    manifest["files"] = {str(file.relative_to(folder)): file_sha256(file) for file in files}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the content of foldflat.json.
-
-    Raises:
-        ModelNotFoundError, CheckpointError, FormatVersionError: see `load`.
-    """
-    if not folder.is_dir():
-        raise ModelNotFoundError(f"{folder} is not a folder; hint: give a folder that `foldflat.save` wrote")
-    file = folder / MANIFEST
-    if not file.is_file():
-        raise ModelNotFoundError(f"{folder} has no {MANIFEST}, so foldflat did not write it")
-    try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is damaged ({error}); hint: copy the folder again") from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if not isinstance(found, int):
-        raise CheckpointError(f"{file} is damaged: it has no format number; hint: copy the folder again")
-    if found > FOLDER_FORMAT:
-        raise FormatVersionError(
-            f"{folder} has format {found}, this foldflat reads up to {FOLDER_FORMAT}; hint: pip install -U foldflat"
-        )
-    return manifest
-
-
-def verify_files(folder: Path, manifest: dict[str, Any]) -> None:
-    """Raise CheckpointError where a file is missing or differs from its checksum."""
-    for name, expected in manifest["files"].items():
-        file = folder / name
-        if not file.is_file():
-            raise CheckpointError(f"{folder} lacks {name}; hint: copy the folder again")
-        # a README may be edited by hand without harm
-        if file.suffix != ".md" and file_sha256(file) != expected:
-            raise CheckpointError(
-                f"{file} ({file.stat().st_size} bytes) differs from what was saved: its SHA-256 is not "
-                f"{expected[:12]}..\nhint: the file is truncated or was altered; copy the folder again"
-            )
-
-
-def file_sha256(file: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _load_pretrained(folder: Path, manifest: dict[str, Any]) -> nn.Module:
     transformers = hub.require_transformers()
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -290,7 +233,11 @@ def _swap(staging: Path, target: Path) -> None:
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
     old.rmdir()
     target.rename(old)
-    staging.rename(target)
+    try:
+        staging.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
     shutil.rmtree(old)
 
 
@@ -300,6 +247,7 @@ def _is_disk_error(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in (
         errno.ENOSPC,
         errno.EDQUOT,
+        errno.EFBIG,
         errno.EROFS,
         errno.EACCES,
         errno.EIO,

@@ -10,7 +10,8 @@ from foldflat.cluster.rows import WeightedRows, distinct_rows
 from foldflat.cluster.subspace import (
     captured_energy,
     eigenbases,
-    gram_matrices,
+    eigenbasis,
+    gram_matrix,
     members_by_label,
     squared_distances,
 )
@@ -40,21 +41,32 @@ def test_captured_energy_is_the_length_of_the_projection(ranks: list[int]) -> No
     torch.testing.assert_close(found, expected)
 
 
-def test_gram_matrices_are_weighted_sums_of_outer_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each cluster's matrix is the sum of w a a^T, also in blocks of three rows; an empty one is zero."""
-    rows = random_rows(11, 4)
-    labels = torch.tensor([0, 0, 3, 0, 3, 0, 0, 1, 0, 0, 0])
-    expected = torch.zeros(4, 4, 4, dtype=torch.float64)
-    for row, weight, label in zip(rows.block(slice(None)), rows.weights, labels, strict=True):
-        expected[label] += weight * torch.outer(row, row)
+@pytest.mark.parametrize("d", [4, 70])
+def test_a_gram_matrix_is_the_weighted_sum_of_outer_products(d: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The matrix is the sum of w a a^T over the chosen rows, also in blocks of three rows; of no rows it is zero."""
+    rows = random_rows(11, d)
+    chosen = torch.tensor([0, 1, 3, 5, 6, 8, 9, 10])
+    expected = torch.zeros(d, d, dtype=torch.float64)
+    for row, weight in zip(rows.block(chosen), rows.weights[chosen], strict=True):
+        expected += weight * torch.outer(row, row)
 
-    def threes(length: int, width: int, **_: int) -> Iterator[slice]:
-        assert width == 4
-        yield from (slice(i, i + 3) for i in range(0, length, 3))
+    def threes(length: int, *_: int, **__: int) -> Iterator[slice]:
+        yield from (slice(i, min(i + 3, length)) for i in range(0, length, 3))
 
-    torch.testing.assert_close(gram_matrices(rows, labels, 4), expected)
+    torch.testing.assert_close(gram_matrix(rows, chosen), expected)
     monkeypatch.setattr(subspace, "blocks", threes)
-    torch.testing.assert_close(gram_matrices(rows, labels, 4), expected)
+    torch.testing.assert_close(gram_matrix(rows, chosen), expected)
+    assert not gram_matrix(rows, chosen[:0]).any()
+
+
+def test_every_cluster_has_the_eigenvectors_of_its_own_rows() -> None:
+    """V^T diag(values) V is the Gram matrix of the cluster; a cluster without rows has values of zero."""
+    rows = random_rows(11, 4)
+    labels = torch.tensor([0, 0, 2, 0, 2, 0, 0, 1, 0, 0, 0])
+    values, vectors = eigenbases(rows, labels, 4)
+    for i in range(4):
+        rebuilt = vectors[i].T @ values[i].diag() @ vectors[i]
+        torch.testing.assert_close(rebuilt, gram_matrix(rows, torch.nonzero(labels == i).squeeze(1)))
 
 
 def test_members_are_listed_by_label() -> None:
@@ -64,16 +76,16 @@ def test_members_are_listed_by_label() -> None:
 
 def test_eigenvectors_have_the_sign_and_order_written_down_by_hand() -> None:
     """[[2, -2], [-2, 5]] has eigenvalues 6 and 1, along (-1, 2) and (2, 1): peaks turned positive."""
-    values, vectors = eigenbases(torch.tensor([[[2.0, -2.0], [-2.0, 5.0]]], dtype=torch.float64))
-    assert values[0].tolist() == pytest.approx([6, 1])
+    values, vectors = eigenbasis(torch.tensor([[2.0, -2.0], [-2.0, 5.0]], dtype=torch.float64))
+    assert values.tolist() == pytest.approx([6, 1])
     expected = np.array([[-1, 2], [2, 1]]) / np.sqrt(5)
-    np.testing.assert_allclose(vectors[0].numpy(), expected, atol=1e-12)
+    np.testing.assert_allclose(vectors.numpy(), expected, atol=1e-12)
 
 
 def test_rounding_below_zero_is_no_energy() -> None:
     """A Gram matrix of rank one in float32 has no negative eigenvalue, whatever rounding says."""
     row = torch.randn(1, 40, generator=torch.Generator().manual_seed(0))
-    values, vectors = eigenbases(row.T @ row)
+    values, vectors = eigenbasis(row.T @ row)
     assert values.min() == 0
     torch.testing.assert_close(vectors @ vectors.T, torch.eye(40), atol=1e-5, rtol=0)
 

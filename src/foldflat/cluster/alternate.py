@@ -7,15 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from foldflat.axes import CACHED_ELEMENTS, blocks
 from foldflat.cluster.allocation import Allocation, allocate_at_multiplier, allocate_within_budget
+from foldflat.cluster.assignment import assign_rows, narrow_products_pay
 from foldflat.cluster.rows import WeightedRows
-from foldflat.cluster.subspace import (
-    captured_energy,
-    eigenbases,
-    gram_matrices,
-    gram_matrix,
-)
+from foldflat.cluster.subspace import eigenbases, eigenbasis, gram_matrix
 
 __all__ = ["Alternation", "RankRule", "alternate", "equal_ranks", "free_ranks"]
 
@@ -31,7 +26,7 @@ class Alternation:
         labels: (m,) subspace of each distinct row.
         bases: k matrices (rank_i, d) with orthonormal rows.
         multiplier: energy that one parameter must save; zero for equal ranks.
-        costs: after each step, what the step cannot raise: weighted squared distances, plus multiplier x parameters.
+        costs: after each refit, what no step can raise: weighted squared distances, plus multiplier x parameters.
         phases: for each entry of `costs`, the phase it belongs to; the multiplier is constant within a phase.
         converged: whether the relative change fell below the tolerance.
     """
@@ -93,7 +88,7 @@ def free_ranks(budget: float, basis_price: float) -> RankRule:
 def alternate(rows: WeightedRows, labels: Tensor, k: int, rule: RankRule, *, max_iter: int, tol: float) -> Alternation:
     """Lower the cost from a first partition until it changes by less than `tol` relative, or `max_iter` steps.
 
-    One step refits the subspaces, refills clusters that have too few rows, and assigns every row anew. For free
+    One step refits the subspaces, assigns every row anew, and refills clusters that have too few rows. For free
     ranks the multiplier is solved for the budget at the start of each phase and held for the phase's other steps.
 
     Args:
@@ -103,75 +98,62 @@ def alternate(rows: WeightedRows, labels: Tensor, k: int, rule: RankRule, *, max
         rule: how ranks follow from spectra.
     """
     state = Alternation(labels)
-    norms = rows.squared_norms()
     # float64 zero of the cost: below it a change is rounding, not progress
-    floor = 1e-12 * float((rows.weights * norms.double()).sum())
+    floor = 1e-12 * float((rows.weights * rows.squared_norms().double()).sum())
     phase, step_in_phase, previous_phase_cost = 0, 0, np.inf
     for _ in range(max_iter):
         opening = step_in_phase == 0
-        cost = _step(rows, state, k, rule, norms, solve=opening)
+        cost, share = _refit(rows, state, k, rule, solve=opening)
         before = state.costs[-1] if state.costs else np.inf
         state.costs.append(cost)
         state.phases.append(phase)
-        if cost <= floor:
-            state.converged = True
-            break
         step_in_phase += 1
         still = not opening and before - cost <= tol * before
         if rule.rank is not None:
             state.converged = len(state.costs) > 1 and before - cost <= tol * before
-            if state.converged:
-                break
-        elif still and (phase >= _LAST_PHASE or abs(previous_phase_cost - cost) <= tol * cost):
+        elif still:
+            state.converged = phase >= _LAST_PHASE or abs(previous_phase_cost - cost) <= tol * cost
+        if state.converged or cost <= floor:
             state.converged = True
             break
         # multipliers may go round in circles; the last phase holds its own, so its costs can only fall
-        elif phase < _LAST_PHASE and (still or step_in_phase >= _STEPS_PER_PHASE):
+        if rule.rank is None and phase < _LAST_PHASE and (still or step_in_phase >= _STEPS_PER_PHASE):
             previous_phase_cost, step_in_phase, phase = cost, 0, phase + 1
+        narrow = narrow_products_pay(rows, sum(len(basis) for basis in state.bases), share)
+        state.labels, row_costs = assign_rows(rows, state.bases, state.multiplier, narrow=narrow)
+        _refill(rows, state, row_costs, rule)
     if rule.rank is None:
         _finish(rows, state, k, rule)
     return state
 
 
-def _step(rows: WeightedRows, state: Alternation, k: int, rule: RankRule, norms: Tensor, *, solve: bool) -> float:
-    grams = gram_matrices(rows, state.labels, k)
-    values, vectors = eigenbases(grams)
+def _refit(rows: WeightedRows, state: Alternation, k: int, rule: RankRule, *, solve: bool) -> tuple[float, float]:
+    """Fit the subspaces to the clusters; return the cost, with what parameters cost, and the share of energy lost."""
+    values, vectors = eigenbases(rows, state.labels, k)
     sizes = _row_counts(rows, state.labels, k)
     gains = values.double().cpu().numpy()
     allocation = rule.solve(gains, sizes) if solve else rule.hold(gains, sizes, state.multiplier)
     state.multiplier = allocation.multiplier
-    state.bases = [vectors[i, :rank] for i, rank in enumerate(allocation.ranks.tolist())]
-    row_costs = _assign(rows, state, norms)
-    _refill(rows, state, row_costs, rule)
-    basis_cost = state.multiplier * rule.basis_price * sum(len(basis) for basis in state.bases)
-    return float(row_costs.sum()) + basis_cost
+    state.bases = _leading(vectors, allocation)
+    lost = sum(float(gains[i, rank:].sum()) for i, rank in enumerate(allocation.ranks))
+    rent = state.multiplier * float(allocation.ranks @ (sizes + rule.basis_price))
+    return lost + rent, lost / max(float(gains.sum()), np.finfo(float).tiny)
 
 
 def _finish(rows: WeightedRows, state: Alternation, k: int, rule: RankRule) -> None:
-    values, vectors = eigenbases(gram_matrices(rows, state.labels, k))
+    values, vectors = eigenbases(rows, state.labels, k)
     allocation = rule.finish(values.double().cpu().numpy(), _row_counts(rows, state.labels, k))
     state.multiplier = allocation.multiplier
-    state.bases = [vectors[i, :rank].clone() for i, rank in enumerate(allocation.ranks.tolist())]
+    state.bases = _leading(vectors, allocation)
 
 
 def _row_counts(rows: WeightedRows, labels: Tensor, k: int) -> np.ndarray:
     return torch.bincount(labels, weights=rows.counts, minlength=k).cpu().numpy()
 
 
-def _assign(rows: WeightedRows, state: Alternation, norms: Tensor) -> Tensor:
-    """Move every row to its cheapest subspace; return (m,) float64 what each row now costs."""
-    ranks = [len(basis) for basis in state.bases]
-    stacked = torch.cat(list(state.bases))
-    rents = state.multiplier * torch.tensor(ranks, dtype=torch.float64, device=norms.device)
-    costs = torch.empty(len(rows), dtype=torch.float64, device=norms.device)
-    labels = torch.empty_like(state.labels)
-    for part in blocks(len(rows), max(stacked.shape[0], rows.n_features), elements=CACHED_ELEMENTS):
-        captured = captured_energy(rows.block(part), stacked, ranks)
-        residual = (norms[part, None] - captured).clamp_min_(0).double()
-        prices = rows.weights[part, None] * residual + rows.counts[part, None] * rents
-        costs[part], labels[part] = prices.min(1)
-    state.labels = labels
-    return costs
+def _leading(vectors: Tensor, allocation: Allocation) -> list[Tensor]:
+    # copies, so that the other directions are freed
+    return [vectors[i, :rank].clone() for i, rank in enumerate(allocation.ranks.tolist())]
 
 
 def _refill(rows: WeightedRows, state: Alternation, row_costs: Tensor, rule: RankRule) -> None:
@@ -202,7 +184,7 @@ def _move(
     rows: WeightedRows, state: Alternation, row_costs: Tensor, moved: Tensor, cluster: int, rule: RankRule
 ) -> None:
     members = torch.cat([moved, torch.nonzero(state.labels == cluster).squeeze(1)])
-    values, vectors = eigenbases(gram_matrix(rows, members))
+    values, vectors = eigenbasis(gram_matrix(rows, members))
     if rule.rank is not None:
         rank, cost = rule.rank, float(values[rule.rank :].sum())
     else:

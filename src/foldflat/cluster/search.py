@@ -6,21 +6,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from foldflat.axes import blocks
 from foldflat.cluster.allocation import largest_equal_rank
 from foldflat.cluster.alternate import Alternation
-from foldflat.cluster.fit import Clustering, continue_fit, finished, fit_rows, fitted_cost
+from foldflat.cluster.assignment import assign_rows, squared_residuals
+from foldflat.cluster.fit import Clustering, continue_fit, finished, fitted_cost
 from foldflat.cluster.rows import WeightedRows, distinct_rows
-from foldflat.cluster.subspace import captured_energy
+from foldflat.cluster.seeding import first_partition
 from foldflat.errors import BudgetError
 from foldflat.randomness import torch_generator
 
 __all__ = ["Trial", "search_subspaces"]
 
 _SAMPLE_ROWS = 32768
+_JUDGE_ROWS = 8192
 _SHORT_STEPS = 16
 _SHORT_TOL = 1e-3
 _FULL_STEPS = 8
+_MULTIPLIERS = 30
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Trial:
     Attributes:
         n_subspaces: k.
         energy_lost: weighted squared distances over weighted energy, after a short run.
-        rows: rows that the short run used.
+        rows: rows that the short run fitted; where they are a sample, the loss is that of 8,192 others.
     """
 
     n_subspaces: int
@@ -52,9 +54,9 @@ def search_subspaces(
 ) -> tuple[Clustering, list[Trial]]:
     """Try k = 1, 2, 4, .. with short runs under one budget, then continue the best to convergence.
 
-    The doubling ends at the first k that is worse than half of it, or where no rank fits. Above 32,768 rows the
-    short runs see a sample and a budget that stand in the same proportion; the best converges on the sample and
-    takes at most eight steps on all rows.
+    The doubling ends at the first k that is worse than half of it, or where no rank fits. Above 40,960 rows the
+    short runs see a sample of 32,768 and a budget that stand in the same proportion, and are judged on other rows;
+    the best converges on the sample and takes at most eight steps on all rows.
 
     Args:
         table: (n, d), finite.
@@ -76,27 +78,57 @@ def search_subspaces(
             f"a budget of {int(budget)} parameters is too few for rank 1 on a {n} x {d} table; "
             f"hint: the least is {n + d}"
         )
-    sample, share = _sample(rows, seed)
-    price = rows.n_features * share
-    energy = sample.scale * float((sample.weights * sample.squared_norms().double()).sum())
+    problem = _Problem(rows, budget, free, n, max_iter, tol, seed)
+    sample = _sample(rows, seed)
+    best, trials = _try_out(problem, sample, min(max_subspaces, len(sample.rows)), watch)
+    return finished(rows, _converge(problem, sample, best)), trials
+
+
+@dataclass(frozen=True)
+class _Problem:
+    rows: WeightedRows
+    budget: float
+    free: bool
+    n: int
+    max_iter: int
+    tol: float
+    seed: int
+
+    def rank(self, k: int) -> int | None:
+        return None if self.free else largest_equal_rank(self.n, self.rows.n_features, k, self.budget)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Hold what short runs see: rows to fit, rows to judge by, and the share of the table that the first are."""
+
+    rows: WeightedRows
+    judges: WeightedRows
+    share: float
+
+
+def _sample(rows: WeightedRows, seed: int) -> _Sample:
+    if len(rows) <= _SAMPLE_ROWS + _JUDGE_ROWS:
+        return _Sample(rows, rows, 1.0)
+    order = torch.randperm(len(rows), generator=torch_generator(seed)).to(rows.table.device)
+    fitted = rows.subset(order[:_SAMPLE_ROWS].sort().values)
+    # rows that were not fitted: many subspaces follow the noise of a sample, and would look better on it than they are
+    judges = rows.subset(order[_SAMPLE_ROWS : _SAMPLE_ROWS + _JUDGE_ROWS].sort().values)
+    return _Sample(fitted, judges, float(fitted.counts.sum() / rows.counts.sum()))
+
+
+def _try_out(
+    problem: _Problem, sample: _Sample, most: int, watch: Callable[[Trial], None] | None
+) -> tuple[Alternation, list[Trial]]:
+    judges = sample.judges
+    energy = judges.scale * float((judges.weights * judges.squared_norms().double()).sum())
     trials: list[Trial] = []
     best: Alternation | None = None
     k = 1
-    while k <= min(max_subspaces, len(sample)):
-        rank = None if free else _rank(table, k, budget)
-        if rank == 0:
-            break
-        short = fit_rows(
-            sample,
-            k,
-            rank,
-            budget * share,
-            basis_price=price,
-            seed=seed,
-            max_iter=_SHORT_STEPS,
-            tol=_SHORT_TOL,
-        )
-        trial = Trial(k, fitted_cost(sample, short) / energy if energy else 0.0, len(sample))
+    while k <= most and problem.rank(k) != 0:
+        short = _run(problem, sample, first_partition(sample.rows, k, "spherical", problem.seed), k, short=True)
+        lost = fitted_cost(judges, short) if judges is sample.rows else _loss(judges, short, _numbers(sample, short))
+        trial = Trial(k, lost / energy if energy else 0.0, len(sample.rows))
         trials.append(trial)
         if watch is not None:
             watch(trial)
@@ -105,38 +137,61 @@ def search_subspaces(
         best = short
         k *= 2
     assert best is not None
-    k = len(best.bases)
-    rank = None if free else _rank(table, k, budget)
-    if sample is rows:
-        state = continue_fit(rows, best.labels, k, rank, budget, max_iter=max_iter, tol=tol)
-        return finished(rows, state), trials
-    on_sample = continue_fit(
-        sample, best.labels, k, rank, budget * share, basis_price=price, max_iter=max_iter, tol=tol
+    return best, trials
+
+
+def _run(problem: _Problem, sample: _Sample, labels: Tensor, k: int, *, short: bool) -> Alternation:
+    return continue_fit(
+        sample.rows,
+        labels,
+        k,
+        problem.rank(k),
+        problem.budget * sample.share,
+        basis_price=problem.rows.n_features * sample.share,
+        max_iter=_SHORT_STEPS if short else problem.max_iter,
+        tol=_SHORT_TOL if short else problem.tol,
     )
-    steps = min(max_iter, _FULL_STEPS)
-    state = continue_fit(rows, _extend(rows, on_sample), k, rank, budget, max_iter=steps, tol=tol)
-    return finished(rows, state), trials
 
 
-def _rank(table: Tensor, k: int, budget: float) -> int:
-    return largest_equal_rank(table.shape[0], table.shape[1], k, budget)
+def _converge(problem: _Problem, sample: _Sample, best: Alternation) -> Alternation:
+    k = len(best.bases)
+    state = _run(problem, sample, best.labels, k, short=False)
+    if sample.rows is problem.rows:
+        return state
+    labels, _ = assign_rows(problem.rows, state.bases, state.multiplier)
+    steps = min(problem.max_iter, _FULL_STEPS)
+    return continue_fit(problem.rows, labels, k, problem.rank(k), problem.budget, max_iter=steps, tol=problem.tol)
 
 
-def _sample(rows: WeightedRows, seed: int) -> tuple[WeightedRows, float]:
-    if len(rows) <= _SAMPLE_ROWS:
-        return rows, 1.0
-    chosen = torch.randperm(len(rows), generator=torch_generator(seed))[:_SAMPLE_ROWS].sort().values
-    sample = rows.subset(chosen.to(rows.table.device))
-    return sample, float(sample.counts.sum() / rows.counts.sum())
+def _numbers(sample: _Sample, state: Alternation) -> float:
+    ranks = torch.tensor([len(basis) for basis in state.bases], dtype=torch.float64)
+    counts = sample.rows.counts
+    return float((counts * ranks.to(counts.device)[state.labels]).sum() / counts.sum())
 
 
-def _extend(rows: WeightedRows, fitted: Alternation) -> Tensor:
-    ranks = [len(basis) for basis in fitted.bases]
-    stacked = torch.cat(fitted.bases)
-    labels = torch.empty(len(rows), dtype=torch.int64, device=rows.table.device)
-    rents = fitted.multiplier * torch.tensor(ranks, dtype=torch.float64, device=rows.table.device)
-    for part in blocks(len(rows), max(stacked.shape[0], rows.n_features)):
-        captured = captured_energy(rows.block(part), stacked, ranks).double()
-        gain = rows.weights[part, None] * captured - rows.counts[part, None] * rents
-        labels[part] = gain.argmax(1)
-    return labels
+def _loss(judges: WeightedRows, state: Alternation, numbers_per_row: float) -> float:
+    """Return the cost of rows that were not fitted, in the given subspaces and with as many numbers a row.
+
+    The multiplier of the fitted rows would let others take more: their noise is in no basis.
+    """
+    residuals = squared_residuals(judges, state.bases).mul_(judges.weights[:, None])
+    ranks = torch.tensor([len(basis) for basis in state.bases], dtype=torch.float64, device=residuals.device)
+    rents = judges.counts[:, None] * ranks
+    allowed = numbers_per_row * float(judges.counts.sum()) * (1 + 1e-9)
+
+    def spent_and_lost(multiplier: float) -> tuple[float, float]:
+        chosen = (residuals + multiplier * rents).argmin(1, keepdim=True)
+        return float(rents.gather(1, chosen).sum()), float(residuals.gather(1, chosen).sum())
+
+    low, high = 0.0, max(state.multiplier, 1e-12 * float(residuals.max()))
+    spent, lost = spent_and_lost(low)
+    if spent <= allowed:
+        return judges.scale * lost
+    for _ in range(_MULTIPLIERS):
+        middle = high if low == 0 else (low * high) ** 0.5
+        spent, lost = spent_and_lost(middle)
+        if spent > allowed:
+            low, high = middle, max(high, 4 * middle)
+        else:
+            high = middle
+    return judges.scale * spent_and_lost(high)[1]

@@ -16,11 +16,13 @@ __all__ = [
     "captured_energy",
     "coefficients",
     "eigenbases",
-    "gram_matrices",
+    "eigenbasis",
     "gram_matrix",
     "members_by_label",
     "squared_distances",
 ]
+
+_BANDS = 4
 
 
 def captured_energy(block: Tensor, stacked: Tensor, ranks: Sequence[int]) -> Tensor:
@@ -28,10 +30,15 @@ def captured_energy(block: Tensor, stacked: Tensor, ranks: Sequence[int]) -> Ten
 
     Args:
         block: (b, d) rows.
-        stacked: (sum of ranks, d), the bases on top of each other.
+        stacked: (sum of ranks, d), the bases on top of each other, of the type of `block`.
         ranks: the k ranks.
+
+    Returns:
+        float32 for bfloat16, else the type given.
     """
     products = block @ stacked.T
+    if products.dtype == torch.bfloat16:
+        products = products.float()
     if len(set(ranks)) == 1:
         norms: Tensor = torch.linalg.vector_norm(products.view(block.shape[0], len(ranks), ranks[0]), dim=2)
     else:
@@ -48,30 +55,42 @@ def members_by_label(labels: Tensor, k: int) -> list[Tensor]:
 
 
 def gram_matrix(rows: WeightedRows, positions: Tensor) -> Tensor:
-    """Return the weighted Gram matrix (d, d), the sum of w a a^T over the rows at `positions`."""
+    """Return the weighted Gram matrix (d, d), the sum of w a a^T over the rows at `positions`.
+
+    Only the blocks on and above the diagonal are multiplied.
+    """
     d = rows.n_features
     gram = torch.zeros(d, d, dtype=rows.dtype, device=rows.table.device)
+    bands = list(blocks(d, 1, elements=max(64, -(-d // _BANDS))))
     for part in blocks(positions.shape[0], d, elements=1 << 23):
         chosen = positions[part]
-        block = rows.block(chosen) * rows.weights[chosen].sqrt().to(rows.dtype)[:, None]
-        gram.addmm_(block.T, block)
+        block = rows.block(chosen).mul_(rows.weights[chosen].sqrt().to(rows.dtype)[:, None])
+        for band in bands:
+            gram[band, band.start :].addmm_(block[:, band].T, block[:, band.start :])
+    for band in bands:
+        gram[band.stop :, band] = gram[band, band.stop :].T
     return gram
 
 
-def gram_matrices(rows: WeightedRows, labels: Tensor, k: int) -> Tensor:
-    """Return (k, d, d): the weighted Gram matrix of each cluster."""
-    return torch.stack([gram_matrix(rows, members) for members in members_by_label(labels, k)])
-
-
-def eigenbases(grams: Tensor) -> tuple[Tensor, Tensor]:
-    """Return eigenvalues (k, d), largest first and at least zero, and eigenvectors as rows (k, d, d).
+def eigenbasis(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues (d,), largest first and at least zero, and eigenvectors as rows (d, d).
 
     The sign of each eigenvector is canonical: its entry of largest magnitude is positive.
     """
-    values, columns = torch.linalg.eigh(grams)
-    vectors = columns.flip(-1).transpose(-1, -2)
-    peaks = vectors.gather(-1, vectors.abs().argmax(-1, keepdim=True))
-    return values.flip(-1).clamp_min(0), vectors * torch.where(peaks < 0, -1, 1).to(vectors.dtype)
+    values, columns = torch.linalg.eigh(gram)
+    vectors = columns.T.flip(0)
+    peaks = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
+    return values.flip(0).clamp_min_(0), vectors.mul_(torch.where(peaks < 0, -1, 1))
+
+
+def eigenbases(rows: WeightedRows, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues (k, d) and eigenvectors as rows (k, d, d) of the weighted Gram matrix of each cluster."""
+    d = rows.n_features
+    values = torch.empty(k, d, dtype=rows.dtype, device=rows.table.device)
+    vectors = torch.empty(k, d, d, dtype=rows.dtype, device=rows.table.device)
+    for i, members in enumerate(members_by_label(labels, k)):
+        values[i], vectors[i] = eigenbasis(gram_matrix(rows, members))
+    return values, vectors
 
 
 def coefficients(block: Tensor, basis: Tensor) -> Tensor:

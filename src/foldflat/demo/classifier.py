@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from foldflat.checkpoint import file_sha256, writing_folder
+from foldflat.checkpoint import writing_folder
 from foldflat.demo.cooccurrence import cooccurrence_table
 from foldflat.demo.corpus import Corpus, Passage
 from foldflat.demo.machine import cache_folder, versions
@@ -20,6 +20,7 @@ from foldflat.demo.tokenizer import train_tokenizer
 from foldflat.evaluate import TrainingSettings, predict_logits, train_classifier
 from foldflat.evaluate.isolation import quiet_transformers, random_state_restored
 from foldflat.evaluate.optional import require
+from foldflat.model.manifest import file_sha256
 
 __all__ = ["Bench", "accuracy", "cached_bench", "encode"]
 

@@ -8,13 +8,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import foldflat
-from foldflat.checkpoint import check_target, save_model_files, write_manifest, writing_folder
+from foldflat.checkpoint import check_target, save_model_files, writing_folder
 from foldflat.embedding.base import CompressedEmbedding, CompressedHead
 from foldflat.embedding.fitting import Watch
 from foldflat.embedding.plan import EmbeddingPlan
 from foldflat.embedding.recipe import EmbeddingRecipe
 from foldflat.errors import UnsupportedModelError
 from foldflat.model.hub.reading import copy_companions, front_matter
+from foldflat.model.manifest import write_manifest
 from foldflat.model.size import model_size_bytes
 from foldflat.pipeline import Result, apply, as_module, compress, densify_model, plan, plan_report
 from foldflat.report import markdown

@@ -9,9 +9,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from foldflat.checkpoint import MANIFEST, load
+from foldflat.checkpoint import load
 from foldflat.errors import DataError, ModelNotFoundError
 from foldflat.model.hub.reading import load_pretrained, transformer_module_path
+from foldflat.model.manifest import MANIFEST
 
 __all__ = ["Source", "open_source"]
 

@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from foldflat.checkpoint import check_target, compressed_tables, save_model_files, write_manifest, writing_folder
+from foldflat.checkpoint import check_target, compressed_tables, save_model_files, writing_folder
 from foldflat.evaluate import TrainingSettings, finetune_classifier, score_classifier
+from foldflat.model.manifest import write_manifest
 
 __all__ = ["evaluate_folder", "finetune_folder"]
 

@@ -8,12 +8,14 @@ import copy
 import functools
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from foldflat.errors import CheckpointError, FormatVersionError, MissingDependencyError, UnsupportedModelError
+from foldflat.model.manifest import refresh_checksums
 
 __all__ = [
     "CONFIG_FORMAT",
@@ -163,7 +165,9 @@ def _saving_class(kind: type) -> type:
                 "would load any other with random embeddings; hint: leave `variant` out"
             )
         _check_one_file(self, kwargs.get("max_shard_size"))
-        return kind.save_pretrained(self, save_directory, **kwargs)  # type: ignore[attr-defined]
+        saved = kind.save_pretrained(self, save_directory, **kwargs)  # type: ignore[attr-defined]
+        refresh_checksums(Path(save_directory), (WEIGHTS_NAME, "config.json", "generation_config.json"))
+        return saved
 
     def resize_token_embeddings(self: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG001 (the signature of transformers)
         """Refuse: compressed tables have no rows to add or drop."""

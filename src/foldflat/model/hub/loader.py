@@ -1,5 +1,6 @@
 """The quantizer that transformers calls for folders written by foldflat. Imported with transformers only."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from foldflat.model import hub
 from foldflat.model.hub import registration
+from foldflat.model.hub.weights_file import check_weights_file
 
 __all__ = ["FoldflatConfig", "FoldflatQuantizer"]
 
@@ -57,6 +59,14 @@ class FoldflatQuantizer(HfQuantizer):
         tables = [_renamed(table, model) for table in self.quantization_config.tables]
         dtype = kwargs.get("dtype") or torch.get_default_dtype()
         registration.build(model, [table for table in tables if table["names"]], dtype)
+        expected = {
+            f"{name}.{key}": tuple(tensor.shape)
+            for name, module in model.named_modules()
+            if hasattr(module, "rebuild")
+            for key, tensor in module.state_dict().items()
+        }
+        for file in kwargs.get("checkpoint_files") or ():
+            check_weights_file(Path(file), expected, model.base_model_prefix)  # type: ignore[arg-type]
         hub.restore(model)
         return model
 

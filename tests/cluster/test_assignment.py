@@ -1,0 +1,107 @@
+import pytest
+import torch
+from tests.tiny import planted_table
+from torch import Tensor
+
+from foldflat.axes import has_fast_bfloat16
+from foldflat.cluster import assignment
+from foldflat.cluster.alternate import Alternation, alternate, free_ranks
+from foldflat.cluster.assignment import assign_rows, narrow_products_pay
+from foldflat.cluster.fit import fit_rows, fitted_cost
+from foldflat.cluster.rows import WeightedRows, distinct_rows
+from foldflat.cluster.seeding import random_partition
+
+
+def fitted(seed: int = 0) -> tuple[WeightedRows, Alternation]:
+    """Fit four subspaces of free ranks to 150 of 600 rows, of which 200 appear twice."""
+    table = planted_table(600, 16, 4, 3, noise=0.4, seed=seed)[0]
+    weights = 0.5 + torch.rand(800, generator=torch.Generator().manual_seed(seed))
+    rows = distinct_rows(torch.cat([table, table[:200]]), weights)
+    return rows, fit_rows(rows.subset(torch.arange(150)), 4, None, 0.3 * 150 * 16, basis_price=4.0, max_iter=5)
+
+
+def prices(rows: WeightedRows, bases: list[Tensor], multiplier: float) -> Tensor:
+    """Return (m, k) what every row costs everywhere, subspace by subspace, from residuals in float64."""
+    block = rows.block(slice(None)).double()
+    columns = []
+    for basis in bases:
+        residual = (block - block @ basis.double().T @ basis.double()).square().sum(1)
+        columns.append(rows.weights * residual + rows.counts * multiplier * len(basis))
+    return torch.stack(columns, 1)
+
+
+def test_rows_go_where_they_cost_least() -> None:
+    """Weighted squared distance + multiplier x rank x number of equal rows, against the slow way."""
+    rows, state = fitted()
+    costs, labels = prices(rows, state.bases, state.multiplier).min(1)
+    found = assign_rows(rows, state.bases, state.multiplier)
+    assert torch.equal(found[0], labels)
+    torch.testing.assert_close(found[1], costs, rtol=1e-4, atol=1e-5)
+    assert state.multiplier > 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_narrow_products_move_a_row_only_where_it_hardly_matters(seed: int) -> None:
+    """Products in bfloat16 give each row a subspace that costs at most 2^-8 of its energy more than its best."""
+    rows, state = fitted(seed)
+    labels, costs = assign_rows(rows, state.bases, state.multiplier, narrow=True)
+    exact = prices(rows, state.bases, state.multiplier)
+    energies = rows.weights * rows.squared_norms()
+    chosen = exact.gather(1, labels[:, None]).squeeze(1)
+    assert ((chosen - exact.min(1).values) <= 2**-8 * energies).all()
+    assert (labels == exact.argmin(1)).double().mean() > 0.99
+    assert ((costs - chosen).abs() <= 2**-7 * energies).all()
+    assert float((costs - chosen).sum()) == pytest.approx(0, abs=1e-3 * float(energies.sum()))
+
+
+def test_near_ties_are_decided_in_full_precision() -> None:
+    """Two bases a hundredth of a degree apart are the same to bfloat16; every row still finds the nearer one."""
+    generator = torch.Generator().manual_seed(0)
+    rows = distinct_rows(torch.randn(400, 96, generator=generator))
+    skew = torch.randn(96, 96, generator=generator).triu(1)
+    first = torch.linalg.qr(torch.randn(96, 40, generator=generator)).Q.T
+    second = first @ torch.linalg.matrix_exp(2e-5 * (skew - skew.T))
+    exact = prices(rows, [first, second], 0)
+    sure = (exact[:, 0] - exact[:, 1]).abs() > 1e-5 * rows.squared_norms()
+    labels, _ = assign_rows(rows, [first, second], narrow=True)
+    assert sure.double().mean() > 0.5
+    assert torch.equal(labels[sure], exact.argmin(1)[sure])
+
+
+def test_one_subspace_needs_no_choice() -> None:
+    """With k = 1 every row belongs to it, narrow or not."""
+    rows, state = fitted()
+    for narrow in (False, True):
+        assert not assign_rows(rows, state.bases[:1], narrow=narrow)[0].any()
+
+
+def test_narrow_products_are_for_large_float32_tables_that_lose_something(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small or exact fits, and float64, keep full precision whatever the processor offers."""
+    monkeypatch.setattr(assignment, "has_fast_bfloat16", lambda _: True)
+    rows = distinct_rows(torch.randn(64, 64, generator=torch.Generator().manual_seed(0)))
+    assert not narrow_products_pay(rows, 64, 0.1)
+    monkeypatch.setattr(assignment, "_NARROW_MULTIPLICATIONS", 64 * 64 * 64)
+    assert narrow_products_pay(rows, 64, 0.1)
+    assert not narrow_products_pay(rows, 63, 0.1)
+    assert not narrow_products_pay(rows, 64, 1e-3)
+    assert not narrow_products_pay(distinct_rows(rows.table.double()), 64, 0.1)
+    monkeypatch.setattr(assignment, "has_fast_bfloat16", lambda _: False)
+    assert not narrow_products_pay(rows, 64, 0.1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_fit_with_narrow_products_ends_as_well(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From one start the cost differs by less than a per cent, and what a phase holds rises by rounding only."""
+    table = planted_table(700, 24, 6, 4, noise=0.3, seed=seed)[0]
+    rows = distinct_rows(table)
+    rule = free_ranks(0.4 * table.numel(), 24)
+    start = random_partition(rows, 6, seed)
+    full = alternate(rows, start, 6, rule, max_iter=60, tol=1e-4)
+    monkeypatch.setattr(assignment, "has_fast_bfloat16", lambda _: True)
+    monkeypatch.setattr(assignment, "_NARROW_MULTIPLICATIONS", 0)
+    narrow = alternate(rows, start, 6, rule, max_iter=60, tol=1e-4)
+    assert fitted_cost(rows, narrow) <= 1.01 * fitted_cost(rows, full)
+    energy = float((rows.weights * rows.squared_norms()).sum())
+    for before, after, old, new in zip(narrow.costs, narrow.costs[1:], narrow.phases, narrow.phases[1:], strict=False):
+        assert old != new or after <= before + 1e-3 * energy
+    assert has_fast_bfloat16(torch.device("meta")) is False
