@@ -10,8 +10,8 @@ import torch
 
 __all__ = ["BLOCK_ELEMENTS", "CACHED_ELEMENTS", "blocks", "compute_dtype", "has_fast_bfloat16"]
 
-BLOCK_ELEMENTS = 1 << 24
-"""Largest number of elements of a temporary array (64 MiB in float32)."""
+BLOCK_ELEMENTS = 1 << 22
+"""Largest number of elements of a temporary array (16 MiB in float32)."""
 
 
 CACHED_ELEMENTS = 1 << 21

@@ -19,7 +19,7 @@ from foldflat.model.size import tensor_sha256
 __all__ = ["PLAN_FORMAT", "EmbeddingPlan", "TablePlan", "check_fits_model", "plan_tables"]
 
 PLAN_FORMAT = 1
-_RIVAL_ROWS = 65536
+_RIVAL_ROWS = 16384
 
 
 @dataclass
@@ -35,7 +35,7 @@ class TablePlan:
         size_bytes_before, size_bytes_after: every stored byte.
         energy_lost, weighted_energy_lost: predicted errors.
         trials: numbers of subspaces tried, with what each lost in a short run.
-        rivals: what int8 and int4 rows would take and lose, measured on at most 65,536 evenly spaced rows.
+        rivals: what int8 and int4 rows would take and lose, measured on at most 16,384 evenly spaced rows.
         converged: whether the alternation met its tolerance.
         seconds: time of the fit.
     """
