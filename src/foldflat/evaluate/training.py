@@ -107,7 +107,7 @@ def _nothing_left_on(model: nn.Module) -> Iterator[None]:
 def _trainer(model: nn.Module, dataset: Any, collator: Any, arguments: Any) -> Any:
     from transformers.trainer_callback import PrinterCallback
 
-    from foldflat.evaluate._trainer import FiniteTrainer, LossBar
+    from foldflat.evaluate.trainer import FiniteTrainer, LossBar
 
     trainer = FiniteTrainer(model=model, args=arguments, train_dataset=dataset, data_collator=collator)
     trainer.remove_callback(PrinterCallback)

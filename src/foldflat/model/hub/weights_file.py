@@ -1,13 +1,43 @@
-"""Refuse a weights file that would leave a compressed table with numbers nobody trained."""
+"""Read weights files, and refuse one that would leave a compressed table with numbers nobody trained."""
 
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import nn
 
-from foldflat.errors import CheckpointError
+from foldflat.errors import CheckpointError, PlanMismatchError
+from foldflat.model.hub import WEIGHTS_NAME
 from foldflat.model.manifest import manifest_of_file, verify_files
 
-__all__ = ["check_weights_file"]
+__all__ = ["check_weights_file", "holds_weights", "load_weights"]
+
+
+def holds_weights(folder: Path) -> bool:
+    """Return whether a folder, such as a checkpoint of Trainer, holds the weights of a compressed model."""
+    return (folder / WEIGHTS_NAME).is_file()
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Fill a compressed transformers model in place with the weights of a folder that it was saved to.
+
+    Raises:
+        CheckpointError: the file is damaged.
+        PlanMismatchError: it holds another model's tensors.
+    """
+    file = folder / WEIGHTS_NAME
+    try:
+        tensors = load_file(file)
+    except SafetensorError as error:
+        raise CheckpointError(f"{file} is damaged ({error}); hint: resume from an earlier checkpoint") from error
+    own = model.state_dict()
+    stored = {own[name].data_ptr() for name in tensors if name in own}
+    # a tied tensor is stored under one of its names
+    absent = [name for name, tensor in own.items() if name not in tensors and tensor.data_ptr() not in stored]
+    strange = [name for name in tensors if name not in own or own[name].shape != tensors[name].shape]
+    if absent or strange:
+        raise PlanMismatchError(f"{file} does not fit this {type(model).__name__}: `{(absent + strange)[0]}` differs")
+    model.load_state_dict(tensors, strict=False)
 
 
 def check_weights_file(file: Path, expected: dict[str, tuple[int, ...]], prefix: str) -> None:

@@ -1,0 +1,64 @@
+"""Adapt transformers' Trainer: it finds compressed checkpoints again, and stops at a loss that is not finite.
+
+Not imported by the package, because it needs transformers.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer
+from transformers.trainer_callback import ProgressCallback
+
+from foldflat.errors import DataError
+from foldflat.model.hub.weights_file import holds_weights, load_weights
+
+__all__ = ["CompressedTrainer", "FiniteTrainer", "LossBar"]
+
+
+class CompressedTrainer(Trainer):
+    """Train as Trainer does, also where a run of a compressed model resumes or goes back to its best checkpoint.
+
+    Trainer looks for `model.safetensors`, which a compressed model never writes: it would refuse to resume, and with
+    `load_best_model_at_end` keep the last weights with a warning only.
+    """
+
+    model: Any
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if holds_weights(Path(resume_from_checkpoint)):
+            load_weights(self.model if model is None else model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        folder = Path(self.state.best_model_checkpoint or "")
+        if holds_weights(folder):
+            load_weights(self.model, folder)
+        else:
+            super()._load_best_model()
+
+
+class FiniteTrainer(CompressedTrainer):
+    """Raise DataError at the first loss that is NaN or infinite."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Return the loss of one batch after its backward pass; DataError where it is not finite."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss).all():
+            raise DataError(
+                f"the training loss became {loss.item():g} at step {self.state.global_step + 1} of "
+                f"{self.state.max_steps}, at a peak learning rate of {self.args.learning_rate:g}; "
+                "the model is not usable\nhint: a lower learning rate, more warm-up, or weights without NaN"
+            )
+        return loss
+
+
+class LossBar(ProgressCallback):
+    """Show steps, time left and the latest loss on stderr; standard output stays free for results."""
+
+    def on_log(self, *positional: Any, logs: Any = None, **named: Any) -> None:  # noqa: ARG002 (Trainer's)
+        """Put the loss beside the bar where Trainer would print a line."""
+        bar: Any = self.training_bar
+        if bar is not None and "loss" in (logs or {}):
+            bar.set_postfix(loss=f"{logs['loss']:.3f}")
