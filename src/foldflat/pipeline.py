@@ -236,6 +236,7 @@ def _table_report(table: TablePlan) -> dict[str, Any]:
         "relative_error": table.energy_lost**0.5,
         "weighted_relative_error": table.weighted_energy_lost**0.5,
         "n_subspaces": len(table.spec.get("ranks", [])),
+        "n_bases": len(set(table.spec.get("groups", []))),
         "ranks": table.spec.get("ranks", []),
     }
 

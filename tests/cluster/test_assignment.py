@@ -68,6 +68,34 @@ def test_near_ties_are_decided_in_full_precision() -> None:
     assert torch.equal(labels[sure], exact.argmin(1)[sure])
 
 
+def test_a_temperature_draws_from_the_gibbs_distribution() -> None:
+    """Of 4,000 rows whose two prices differ by a tenth of their energy, 1 in 1 + e^(0.1 / 0.05) take the dearer."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.tensor([0.6**0.5, 0.5**0.5, 0]) + 1e-4 * torch.randn(4000, 3, generator=generator)
+    rows = distinct_rows(directions * (1 + torch.rand(4000, 1, generator=generator)))
+    bases = [torch.eye(3)[:1], torch.eye(3)[1:2]]
+    labels, costs = assign_rows(rows, bases, temperature=0.05, generator=generator)
+    gap = 0.1 / 1.1 / 0.05
+    expected = 1 / (1 + torch.tensor(gap).exp())
+    assert float(labels.double().mean()) == pytest.approx(float(expected), abs=4 * (0.25 / 4000) ** 0.5)
+    chosen = prices(rows, bases, 0).gather(1, labels[:, None]).squeeze(1)
+    torch.testing.assert_close(costs, chosen, rtol=1e-4, atol=1e-5)
+    again = assign_rows(rows, bases, temperature=0.05, generator=torch.Generator().manual_seed(1))[0]
+    assert torch.equal(again, assign_rows(rows, bases, temperature=0.05, generator=torch.Generator().manual_seed(1))[0])
+
+
+def test_subspaces_may_be_made_of_parts() -> None:
+    """Three orthogonal parts in two bases: prices are those of the three subspaces they add up to."""
+    rows, _ = fitted()
+    first = torch.linalg.qr(torch.randn(16, 5, generator=torch.Generator().manual_seed(1))).Q.T
+    second = torch.linalg.qr(torch.randn(16, 4, generator=torch.Generator().manual_seed(2))).Q.T
+    parts = torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 1]]).bool()
+    found = assign_rows(rows, [first[:2], first[2:], second], 0.01, parts=parts)
+    expected = assign_rows(rows, [first[:2], first, second], 0.01)
+    assert torch.equal(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-5)
+
+
 def test_one_subspace_needs_no_choice() -> None:
     """With k = 1 every row belongs to it, narrow or not."""
     rows, state = fitted()

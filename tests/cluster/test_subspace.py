@@ -8,7 +8,7 @@ from torch import Tensor
 from foldflat.cluster import subspace
 from foldflat.cluster.rows import WeightedRows, distinct_rows
 from foldflat.cluster.subspace import (
-    captured_energy,
+    BasisStack,
     eigenbases,
     eigenbasis,
     gram_matrix,
@@ -30,12 +30,12 @@ def random_basis(rank: int, d: int, seed: int) -> Tensor:
     return torch.linalg.qr(torch.randn(d, rank, generator=generator, dtype=torch.float64)).Q.mT
 
 
-@pytest.mark.parametrize("ranks", [[2, 2, 2], [3, 0, 1], [0, 0], [5]])
+@pytest.mark.parametrize("ranks", [[2, 2, 2], [3, 0, 1], [0, 0], [5], [5, 1, 4, 1, 0, 5]])
 def test_captured_energy_is_the_length_of_the_projection(ranks: list[int]) -> None:
     """|V a|^2 for every row and subspace, of equal and different ranks and of rank zero."""
     block = random_rows(7, 5).block(slice(None))
     bases = [random_basis(rank, 5, seed) for seed, rank in enumerate(ranks)]
-    found = captured_energy(block, torch.cat(bases), ranks)
+    found = BasisStack(bases).captured_energy(block)
     projections = [block @ basis.T @ basis for basis in bases]
     expected = torch.stack([projection.square().sum(1) for projection in projections], dim=1)
     torch.testing.assert_close(found, expected)

@@ -11,11 +11,14 @@ from foldflat.cluster.allocation import Allocation, allocate_at_multiplier, allo
 from foldflat.cluster.assignment import assign_rows, narrow_products_pay
 from foldflat.cluster.rows import WeightedRows
 from foldflat.cluster.subspace import eigenbases, eigenbasis, gram_matrix
+from foldflat.randomness import torch_generator
 
 __all__ = ["Alternation", "RankRule", "alternate", "equal_ranks", "free_ranks"]
 
 _STEPS_PER_PHASE = 4
 _LAST_PHASE = 11
+_TEMPERATURE = 0.03
+_COOLING = 0.02
 
 
 @dataclass
@@ -29,6 +32,8 @@ class Alternation:
         costs: after each refit, what no step can raise: weighted squared distances, plus multiplier x parameters.
         phases: for each entry of `costs`, the phase it belongs to; the multiplier is constant within a phase.
         converged: whether the relative change fell below the tolerance.
+        groups: for each subspace, the basis that it is spanned by the first directions of; empty where each has its
+            own.
     """
 
     labels: Tensor
@@ -37,6 +42,7 @@ class Alternation:
     costs: list[float] = field(default_factory=list)
     phases: list[int] = field(default_factory=list)
     converged: bool = False
+    groups: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,17 @@ def free_ranks(budget: float, basis_price: float) -> RankRule:
     return RankRule(solve, hold, finish, basis_price, None)
 
 
-def alternate(rows: WeightedRows, labels: Tensor, k: int, rule: RankRule, *, max_iter: int, tol: float) -> Alternation:
+def alternate(
+    rows: WeightedRows,
+    labels: Tensor,
+    k: int,
+    rule: RankRule,
+    *,
+    max_iter: int,
+    tol: float,
+    annealing: int = 0,
+    seed: int = 0,
+) -> Alternation:
     """Lower the cost from a first partition until it changes by less than `tol` relative, or `max_iter` steps.
 
     One step refits the subspaces, assigns every row anew, and refills clusters that have too few rows. For free
@@ -96,11 +112,16 @@ def alternate(rows: WeightedRows, labels: Tensor, k: int, rule: RankRule, *, max
         labels: (m,) in 0..k-1.
         k: number of subspaces.
         rule: how ranks follow from spectra.
+        max_iter: steps after annealing.
+        annealing: number of first steps that draw the subspace of a row at a temperature, which falls to a fiftieth.
+        seed: of those draws.
     """
     state = Alternation(labels)
+    _anneal(rows, state, k, rule, annealing, torch_generator(seed))
     # float64 zero of the cost: below it a change is rounding, not progress
     floor = 1e-12 * float((rows.weights * rows.squared_norms().double()).sum())
-    phase, step_in_phase, previous_phase_cost = 0, 0, np.inf
+    phase, step_in_phase, previous_phase_cost = annealing, 0, np.inf
+    last_phase = annealing + _LAST_PHASE
     for _ in range(max_iter):
         opening = step_in_phase == 0
         cost, share = _refit(rows, state, k, rule, solve=opening)
@@ -110,14 +131,14 @@ def alternate(rows: WeightedRows, labels: Tensor, k: int, rule: RankRule, *, max
         step_in_phase += 1
         still = not opening and before - cost <= tol * before
         if rule.rank is not None:
-            state.converged = len(state.costs) > 1 and before - cost <= tol * before
+            state.converged = step_in_phase > 1 and before - cost <= tol * before
         elif still:
-            state.converged = phase >= _LAST_PHASE or abs(previous_phase_cost - cost) <= tol * cost
+            state.converged = phase >= last_phase or abs(previous_phase_cost - cost) <= tol * cost
         if state.converged or cost <= floor:
             state.converged = True
             break
         # multipliers may go round in circles; the last phase holds its own, so its costs can only fall
-        if rule.rank is None and phase < _LAST_PHASE and (still or step_in_phase >= _STEPS_PER_PHASE):
+        if rule.rank is None and phase < last_phase and (still or step_in_phase >= _STEPS_PER_PHASE):
             previous_phase_cost, step_in_phase, phase = cost, 0, phase + 1
         narrow = narrow_products_pay(rows, sum(len(basis) for basis in state.bases), share)
         state.labels, row_costs = assign_rows(rows, state.bases, state.multiplier, narrow=narrow)
@@ -125,6 +146,21 @@ def alternate(rows: WeightedRows, labels: Tensor, k: int, rule: RankRule, *, max
     if rule.rank is None:
         _finish(rows, state, k, rule)
     return state
+
+
+def _anneal(
+    rows: WeightedRows, state: Alternation, k: int, rule: RankRule, steps: int, generator: torch.Generator
+) -> None:
+    for step in range(steps):
+        cost, share = _refit(rows, state, k, rule, solve=True)
+        state.costs.append(cost)
+        state.phases.append(step)
+        narrow = narrow_products_pay(rows, sum(len(basis) for basis in state.bases), share)
+        temperature = _TEMPERATURE * _COOLING ** (step / max(1, steps - 1))
+        state.labels, row_costs = assign_rows(
+            rows, state.bases, state.multiplier, narrow=narrow, temperature=temperature, generator=generator
+        )
+        _refill(rows, state, row_costs, rule)
 
 
 def _refit(rows: WeightedRows, state: Alternation, k: int, rule: RankRule, *, solve: bool) -> tuple[float, float]:

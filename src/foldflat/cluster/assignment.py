@@ -7,7 +7,7 @@ from torch import Tensor
 
 from foldflat.axes import CACHED_ELEMENTS, blocks, has_fast_bfloat16
 from foldflat.cluster.rows import WeightedRows
-from foldflat.cluster.subspace import captured_energy
+from foldflat.cluster.subspace import BasisStack
 
 __all__ = ["assign_rows", "narrow_products_pay", "squared_residuals"]
 
@@ -17,7 +17,14 @@ _NARROW_MARGIN = 2.0**-8
 
 
 def assign_rows(
-    rows: WeightedRows, bases: Sequence[Tensor], multiplier: float = 0.0, *, narrow: bool = False
+    rows: WeightedRows,
+    bases: Sequence[Tensor],
+    multiplier: float = 0.0,
+    *,
+    narrow: bool = False,
+    parts: Tensor | None = None,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return (m,) labels of the cheapest subspaces and (m,) float64 what each row costs there.
 
@@ -25,40 +32,52 @@ def assign_rows(
 
     Args:
         rows: m distinct rows.
-        bases: k matrices (rank_i, d) with orthonormal rows.
+        bases: k matrices (rank_i, d) with orthonormal rows; or s of them, as `parts` says.
         multiplier: energy that one parameter must save.
+        temperature: above 0, a row goes where it costs p with a probability in proportion to
+            exp(-p / (temperature x its weighted energy)), as `generator` draws.
+        parts: (s, k) booleans, which of the given bases make up each subspace; those are orthogonal to each other.
         narrow: multiply in bfloat16 first, and again in full precision where the two cheapest subspaces differ by
             less than 2^-8 of the row's energy. A bfloat16 distance was off by up to 1.3e-3 of that energy (standard
             deviation, three tables of 64 to 768 numbers a row), and one row of 76,434 went elsewhere than without.
     """
-    ranks = [len(basis) for basis in bases]
-    stacked = torch.cat(list(bases))
-    rents = multiplier * torch.tensor(ranks, dtype=torch.float64, device=stacked.device)
-    short = stacked.bfloat16() if narrow else None
-    costs = torch.empty(len(rows), dtype=torch.float64, device=stacked.device)
-    labels = torch.empty(len(rows), dtype=torch.int64, device=stacked.device)
-    elements = CACHED_ELEMENTS if short is None else 2 * CACHED_ELEMENTS
-    for part in blocks(len(rows), max(stacked.shape[0], rows.n_features), elements=elements):
+    device = rows.table.device
+    stack = BasisStack(bases)
+    coarse = BasisStack(bases, torch.bfloat16) if narrow else stack
+    rents = multiplier * torch.tensor([len(basis) for basis in bases], dtype=torch.float64, device=device)
+    if parts is not None:
+        rents = rents @ parts.double()
+    costs = torch.empty(len(rows), dtype=torch.float64, device=device)
+    labels = torch.empty(len(rows), dtype=torch.int64, device=device)
+    elements = 2 * CACHED_ELEMENTS if narrow else CACHED_ELEMENTS
+    for part in blocks(len(rows), max(stack.matrix.shape), elements=elements):
         block, weights = rows.block(part), rows.weights[part, None]
         norms = block.square().sum(1)
         rent = rows.counts[part, None] * rents
-        prices = _residuals(block, norms, stacked if short is None else short, ranks).mul_(weights).add_(rent)
-        if short is not None:
+        prices = _residuals(block, norms, coarse, parts).mul_(weights).add_(rent)
+        if narrow and not temperature:
             near = _nearly_tied(prices, weights[:, 0] * norms)
-            exact = _residuals(block[near], norms[near], stacked, ranks)
+            exact = _residuals(block[near], norms[near], stack, parts)
             prices[near] = exact.mul_(weights[near]).add_(rent[near])
-        costs[part], labels[part] = prices.min(1)
+        if temperature:
+            # the smallest of costs with Gumbel noise is a draw from their Gibbs distribution
+            gumbel = torch.empty(prices.shape).exponential_(generator=generator).log_()
+            drawn = prices + temperature * weights * norms[:, None] * gumbel.to(device)
+            labels[part] = drawn.argmin(1)
+            costs[part] = prices.gather(1, labels[part, None]).squeeze(1)
+        else:
+            costs[part], labels[part] = prices.min(1)
     return labels, costs
 
 
-def squared_residuals(rows: WeightedRows, bases: Sequence[Tensor]) -> Tensor:
-    """Return (m, k) float64: the squared distance of every row to every subspace."""
-    ranks = [len(basis) for basis in bases]
-    stacked = torch.cat(list(bases))
-    residuals = torch.empty(len(rows), len(ranks), dtype=torch.float64, device=stacked.device)
-    for part in blocks(len(rows), max(stacked.shape[0], rows.n_features), elements=CACHED_ELEMENTS):
+def squared_residuals(rows: WeightedRows, bases: Sequence[Tensor], parts: Tensor | None = None) -> Tensor:
+    """Return (m, k) float64: the squared distance of every row to every subspace; `parts` as in `assign_rows`."""
+    stack = BasisStack(bases)
+    k = len(bases) if parts is None else parts.shape[1]
+    residuals = torch.empty(len(rows), k, dtype=torch.float64, device=rows.table.device)
+    for part in blocks(len(rows), max(stack.matrix.shape), elements=CACHED_ELEMENTS):
         block = rows.block(part)
-        residuals[part] = _residuals(block, block.square().sum(1), stacked, ranks)
+        residuals[part] = _residuals(block, block.square().sum(1), stack, parts)
     return residuals
 
 
@@ -78,8 +97,10 @@ def narrow_products_pay(rows: WeightedRows, total_rank: int, energy_lost: float)
     )
 
 
-def _residuals(block: Tensor, norms: Tensor, stacked: Tensor, ranks: list[int]) -> Tensor:
-    captured = captured_energy(block.to(stacked.dtype), stacked, ranks)
+def _residuals(block: Tensor, norms: Tensor, stack: BasisStack, parts: Tensor | None) -> Tensor:
+    captured = stack.captured_energy(block)
+    if parts is not None:
+        captured = captured @ parts.to(captured.dtype)
     return (norms[:, None] - captured).clamp_min_(0).double()
 
 

@@ -1,6 +1,6 @@
 """One call from a table to its subspaces: several starts, the best kept."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from foldflat.axes import blocks
 from foldflat.cluster.alternate import Alternation, alternate, equal_ranks, free_ranks
 from foldflat.cluster.rows import WeightedRows, distinct_rows
 from foldflat.cluster.seeding import first_partition
-from foldflat.cluster.subspace import captured_energy, squared_distances
+from foldflat.cluster.subspace import BasisStack, squared_distances
 from foldflat.randomness import spawn_seeds
 
 __all__ = ["Clustering", "cheapest_subspace", "continue_fit", "finished", "fit_rows", "fit_table", "fitted_cost"]
@@ -27,6 +27,8 @@ class Clustering:
         multiplier: energy that one parameter had to save; zero for equal ranks.
         converged: whether the relative change fell below the tolerance.
         start_costs: the cost that each start ended with.
+        groups: for each subspace, the basis that it is spanned by the first directions of; empty where each has its
+            own.
     """
 
     labels: Tensor
@@ -37,6 +39,7 @@ class Clustering:
     multiplier: float
     converged: bool
     start_costs: list[float]
+    groups: list[int] = field(default_factory=list)
 
     @property
     def ranks(self) -> list[int]:
@@ -110,14 +113,16 @@ def continue_fit(
     basis_price: float | None = None,
     max_iter: int = 100,
     tol: float = 1e-4,
+    annealing: int = 0,
+    seed: int = 0,
 ) -> Alternation:
-    """Run the alternation from given labels (m,) of distinct rows."""
+    """Run the alternation from given labels (m,) of distinct rows; the settings are those of `alternate`."""
     if rank is not None:
         rule = equal_ranks(rank)
     else:
         assert budget is not None
         rule = free_ranks(budget, rows.n_features if basis_price is None else basis_price)
-    state = alternate(rows, labels, k, rule, max_iter=max_iter, tol=tol)
+    state = alternate(rows, labels, k, rule, max_iter=max_iter, tol=tol, annealing=annealing, seed=seed)
     if rank is not None:
         state.labels = cheapest_subspace(rows.table, state.bases)[rows.index]
     return state
@@ -136,13 +141,12 @@ def finished(rows: WeightedRows, state: Alternation) -> Clustering:
 
 def cheapest_subspace(table: Tensor, bases: list[Tensor], rent: float = 0.0) -> Tensor:
     """Return (n,) the subspace of least squared distance plus `rent` x rank for every row of a table."""
-    ranks = [len(basis) for basis in bases]
-    stacked = torch.cat(bases)
+    stack = BasisStack(bases)
+    dtype = stack.matrix.dtype
     labels = torch.empty(table.shape[0], dtype=torch.int64, device=table.device)
-    rents = rent * torch.tensor(ranks, dtype=stacked.dtype, device=table.device)
-    for part in blocks(table.shape[0], max(stacked.shape[0], table.shape[1])):
-        captured = captured_energy(table[part].to(stacked.dtype), stacked, ranks)
-        labels[part] = (captured - rents).argmax(1)
+    rents = rent * torch.tensor([len(basis) for basis in bases], dtype=dtype, device=table.device)
+    for part in blocks(table.shape[0], max(stack.matrix.shape)):
+        labels[part] = (stack.captured_energy(table[part]) - rents).argmax(1)
     return labels
 
 
@@ -153,4 +157,6 @@ def _clustering(rows: WeightedRows, state: Alternation, cost: float, start_costs
     absent = torch.nonzero(rows.inverse < 0).squeeze(1)
     if len(absent):
         labels[absent] = cheapest_subspace(rows.table[absent], state.bases, multiplier)
-    return Clustering(labels, state.bases, cost, state.costs, state.phases, multiplier, state.converged, start_costs)
+    return Clustering(
+        labels, state.bases, cost, state.costs, state.phases, multiplier, state.converged, start_costs, state.groups
+    )

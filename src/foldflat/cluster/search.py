@@ -10,6 +10,7 @@ from foldflat.cluster.allocation import largest_equal_rank
 from foldflat.cluster.alternate import Alternation
 from foldflat.cluster.assignment import assign_rows, squared_residuals
 from foldflat.cluster.fit import Clustering, continue_fit, finished, fitted_cost
+from foldflat.cluster.nesting import LEVELS, nest
 from foldflat.cluster.rows import WeightedRows, distinct_rows
 from foldflat.cluster.seeding import first_partition
 from foldflat.errors import BudgetError
@@ -22,6 +23,8 @@ _JUDGE_ROWS = 8192
 _SHORT_STEPS = 16
 _SHORT_TOL = 1e-3
 _FULL_STEPS = 8
+_FULL_PHASES = 2
+_ANNEALING_STEPS = 24
 _MULTIPLIERS = 30
 
 
@@ -33,11 +36,13 @@ class Trial:
         n_subspaces: k.
         energy_lost: weighted squared distances over weighted energy, after a short run.
         rows: rows that the short run fitted; where they are a sample, the loss is that of 8,192 others.
+        n_bases: bases that the subspaces are spanned by; fewer than k where subspaces lie within one another.
     """
 
     n_subspaces: int
     energy_lost: float
     rows: int
+    n_bases: int
 
 
 def search_subspaces(
@@ -52,11 +57,12 @@ def search_subspaces(
     seed: int = 0,
     watch: Callable[[Trial], None] | None = None,
 ) -> tuple[Clustering, list[Trial]]:
-    """Try k = 1, 2, 4, .. with short runs under one budget, then continue the best to convergence.
+    """Try k = 1, 2, 4, .. with short runs under one budget, then continue the best to convergence and nest it.
 
     The doubling ends at the first k that is worse than half of it, or where no rank fits. Above 40,960 rows the
     short runs see a sample of 32,768 and a budget that stand in the same proportion, and are judged on other rows;
-    the best converges on the sample and takes at most eight steps on all rows.
+    the best converges on the sample and takes a few steps on all rows. With free ranks, the best, and those of half
+    as many subspaces while that pays, are nested (see `foldflat.cluster.nesting`).
 
     Args:
         table: (n, d), finite.
@@ -80,8 +86,12 @@ def search_subspaces(
         )
     problem = _Problem(rows, budget, free, n, max_iter, tol, seed)
     sample = _sample(rows, seed)
-    best, trials = _try_out(problem, sample, min(max_subspaces, len(sample.rows)), watch)
-    return finished(rows, _converge(problem, sample, best)), trials
+    trials = _Trials(sample, watch)
+    shorts = _try_out(problem, sample, min(max_subspaces, len(sample.rows)), trials)
+    best = _run(problem, sample, shorts[-1], short=False)
+    if free:
+        best = _nest_best(problem, sample, [*shorts[:-1], best], max_subspaces, trials) or best
+    return finished(rows, _on_all_rows(problem, sample, best)), trials.found
 
 
 @dataclass(frozen=True)
@@ -117,50 +127,107 @@ def _sample(rows: WeightedRows, seed: int) -> _Sample:
     return _Sample(fitted, judges, float(fitted.counts.sum() / rows.counts.sum()))
 
 
-def _try_out(
-    problem: _Problem, sample: _Sample, most: int, watch: Callable[[Trial], None] | None
-) -> tuple[Alternation, list[Trial]]:
-    judges = sample.judges
-    energy = judges.scale * float((judges.weights * judges.squared_norms().double()).sum())
-    trials: list[Trial] = []
-    best: Alternation | None = None
-    k = 1
+class _Trials:
+    """Judge what short and long runs found, and keep the record."""
+
+    def __init__(self, sample: _Sample, watch: Callable[[Trial], None] | None) -> None:
+        self.found: list[Trial] = []
+        self._sample, self._watch = sample, watch
+        judges = sample.judges
+        self._energy = judges.scale * float((judges.weights * judges.squared_norms().double()).sum())
+
+    def lost(self, state: Alternation) -> float:
+        """Return the share of the energy that a run loses on the rows it is judged by."""
+        if not self._energy:
+            return 0.0
+        if self._sample.judges is self._sample.rows:
+            return fitted_cost(self._sample.rows, state) / self._energy
+        return _loss(self._sample.judges, state, _numbers(self._sample, state)) / self._energy
+
+    def add(self, state: Alternation) -> float:
+        """Record a run; return what it loses."""
+        trial = Trial(len(state.bases), self.lost(state), len(self._sample.rows), _n_bases(state))
+        self.found.append(trial)
+        if self._watch is not None:
+            self._watch(trial)
+        return trial.energy_lost
+
+
+def _n_bases(state: Alternation) -> int:
+    return len(set(state.groups)) if state.groups else len(state.bases)
+
+
+def _try_out(problem: _Problem, sample: _Sample, most: int, trials: _Trials) -> list[Alternation]:
+    """Return short runs with 1, 2, 4, .. subspaces, each cheaper than the one before."""
+    shorts: list[Alternation] = []
+    least, k = float("inf"), 1
     while k <= most and problem.rank(k) != 0:
-        short = _run(problem, sample, first_partition(sample.rows, k, "spherical", problem.seed), k, short=True)
-        lost = fitted_cost(judges, short) if judges is sample.rows else _loss(judges, short, _numbers(sample, short))
-        trial = Trial(k, lost / energy if energy else 0.0, len(sample.rows))
-        trials.append(trial)
-        if watch is not None:
-            watch(trial)
-        if best is not None and trial.energy_lost >= min(t.energy_lost for t in trials[:-1]):
+        labels = first_partition(sample.rows, k, "spherical", problem.seed)
+        short = _run(problem, sample, Alternation(labels, [labels] * k), short=True)
+        lost = trials.add(short)
+        if lost >= least:
             break
-        best = short
-        k *= 2
-    assert best is not None
-    return best, trials
+        shorts.append(short)
+        least, k = lost, 2 * k
+    return shorts
 
 
-def _run(problem: _Problem, sample: _Sample, labels: Tensor, k: int, *, short: bool) -> Alternation:
+def _run(problem: _Problem, sample: _Sample, start: Alternation, *, short: bool) -> Alternation:
+    k = len(start.bases)
     return continue_fit(
         sample.rows,
-        labels,
+        start.labels,
         k,
         problem.rank(k),
         problem.budget * sample.share,
         basis_price=problem.rows.n_features * sample.share,
         max_iter=_SHORT_STEPS if short else problem.max_iter,
         tol=_SHORT_TOL if short else problem.tol,
+        annealing=0 if short or k == 1 else _ANNEALING_STEPS,
+        seed=problem.seed,
     )
 
 
-def _converge(problem: _Problem, sample: _Sample, best: Alternation) -> Alternation:
-    k = len(best.bases)
-    state = _run(problem, sample, best.labels, k, short=False)
-    if sample.rows is problem.rows:
+def _nest_best(
+    problem: _Problem, sample: _Sample, states: list[Alternation], most: int, trials: _Trials
+) -> Alternation | None:
+    """Return the cheapest nesting of the last state or of those with a half, a quarter, .. of its subspaces.
+
+    None where none is cheaper than the last state itself.
+    """
+    best, least, before = None, trials.lost(states[-1]), float("inf")
+    for tried, state in enumerate(reversed(states)):
+        levels = min(LEVELS, most // len(state.bases))
+        if levels < 2:
+            continue
+        base = _run(problem, sample, state, short=False) if tried else state
+        nested = nest(
+            sample.rows,
+            base,
+            problem.budget * sample.share,
+            basis_price=problem.rows.n_features * sample.share,
+            levels=levels,
+            tol=problem.tol,
+        )
+        lost = trials.add(nested)
+        if lost < least:
+            best, least = nested, lost
+        if lost >= before:
+            break
+        before = lost
+    return best
+
+
+def _on_all_rows(problem: _Problem, sample: _Sample, state: Alternation) -> Alternation:
+    rows = problem.rows
+    if sample.rows is rows:
         return state
-    labels, _ = assign_rows(problem.rows, state.bases, state.multiplier)
+    if state.groups:
+        return nest(rows, state, problem.budget, basis_price=rows.n_features, phases=_FULL_PHASES, tol=problem.tol)
+    k = len(state.bases)
+    labels, _ = assign_rows(rows, state.bases, state.multiplier)
     steps = min(problem.max_iter, _FULL_STEPS)
-    return continue_fit(problem.rows, labels, k, problem.rank(k), problem.budget, max_iter=steps, tol=problem.tol)
+    return continue_fit(rows, labels, k, problem.rank(k), problem.budget, max_iter=steps, tol=problem.tol)
 
 
 def _numbers(sample: _Sample, state: Alternation) -> float:

@@ -13,7 +13,7 @@ from foldflat.axes import blocks
 from foldflat.cluster.rows import WeightedRows
 
 __all__ = [
-    "captured_energy",
+    "BasisStack",
     "coefficients",
     "eigenbases",
     "eigenbasis",
@@ -23,28 +23,50 @@ __all__ = [
 ]
 
 _BANDS = 4
+_WIDTHS = 8
 
 
-def captured_energy(block: Tensor, stacked: Tensor, ranks: Sequence[int]) -> Tensor:
-    """Return (b, k): the energy |V_i a|^2 of every row of `block` (b, d) in every subspace.
+class BasisStack:
+    """Hold k bases as one matrix, so that one product gives the energy of rows in every subspace.
 
-    Args:
-        block: (b, d) rows.
-        stacked: (sum of ranks, d), the bases on top of each other, of the type of `block`.
-        ranks: the k ranks.
-
-    Returns:
-        float32 for bfloat16, else the type given.
+    Ranks are padded to a few common values, subspaces of one value stand together, and their energies are summed in
+    one call each.
     """
-    products = block @ stacked.T
-    if products.dtype == torch.bfloat16:
-        products = products.float()
-    if len(set(ranks)) == 1:
-        norms: Tensor = torch.linalg.vector_norm(products.view(block.shape[0], len(ranks), ranks[0]), dim=2)
-    else:
-        parts = products.split(list(ranks), dim=1)
-        norms = torch.stack([torch.linalg.vector_norm(part, dim=1) for part in parts], dim=1)
-    return norms.square_()
+
+    def __init__(self, bases: Sequence[Tensor], dtype: torch.dtype | None = None) -> None:
+        """Copy the bases.
+
+        Args:
+            bases: k matrices (rank_i, d).
+            dtype: type to multiply in; default that of the bases.
+        """
+        ranks = [len(basis) for basis in bases]
+        step = max(1, max(ranks) // _WIDTHS)
+        widths = [-(-rank // step) * step for rank in ranks]
+        order = sorted(range(len(bases)), key=lambda i: widths[i])
+        self._runs = [(width, widths.count(width)) for width in sorted(set(widths))]
+        self.matrix = bases[0].new_zeros(sum(widths), bases[0].shape[1], dtype=dtype or bases[0].dtype)
+        start = 0
+        for i in order:
+            self.matrix[start : start + ranks[i]] = bases[i]
+            start += widths[i]
+        places = torch.tensor(order).argsort()
+        self._places = None if order == sorted(order) else places.to(self.matrix.device)
+
+    def captured_energy(self, block: Tensor) -> Tensor:
+        """Return (b, k): the energy |V_i a|^2 of every row of `block` (b, d) in every subspace; at least float32."""
+        products = block.to(self.matrix.dtype) @ self.matrix.T
+        if products.dtype == torch.bfloat16:
+            products = products.float()
+        parts = products.split([width * count for width, count in self._runs], dim=1)
+        norms = [
+            torch.linalg.vector_norm(part.unflatten(1, (count, width)), dim=2)
+            if width
+            else part.new_zeros(len(part), count)
+            for part, (width, count) in zip(parts, self._runs, strict=True)
+        ]
+        energies = (norms[0] if len(norms) == 1 else torch.cat(norms, 1)).square_()
+        return energies if self._places is None else energies.index_select(1, self._places)
 
 
 def members_by_label(labels: Tensor, k: int) -> list[Tensor]:

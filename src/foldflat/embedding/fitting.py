@@ -129,13 +129,19 @@ def _fit_subspaces(table: Table, recipe: EmbeddingRecipe, parameters: float, wat
 
 
 def _describe(table: Table, trial: Trial) -> str:
-    return f"{table.name or 'table'}: {trial.n_subspaces} subspaces lose {trial.energy_lost:.2%} of the energy"
+    shared = f" in {trial.n_bases} bases" if trial.n_bases < trial.n_subspaces else ""
+    return f"{table.name or 'table'}: {trial.n_subspaces} subspaces{shared} lose {trial.energy_lost:.2%} of the energy"
 
 
 def _module(table: Table, recipe: EmbeddingRecipe, found: Clustering) -> SubspaceEmbedding:
     factor = stored_dtype(recipe, table.weight.dtype)
     return SubspaceEmbedding.from_table(
-        table.weight, found.labels, found.bases, padding_idx=table.padding_idx, factor_dtype=factor
+        table.weight,
+        found.labels,
+        found.bases,
+        groups=found.groups or None,
+        padding_idx=table.padding_idx,
+        factor_dtype=factor,
     )
 
 

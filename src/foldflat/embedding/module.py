@@ -21,11 +21,13 @@ class SubspaceEmbedding(CompressedEmbedding):
     """Store row a of cluster i as coefficients u (rank_i) and return u V_i: k small layers and a recombining one.
 
     Source: Maalouf et al., "Deep Learning Meets Projective Clustering", ICLR 2021. The partition is fixed;
-    coefficients and bases are trained.
+    coefficients and bases are trained. Subspaces of one group, which are ours, share a basis: each is spanned by its
+    first directions.
 
     Attributes:
         coefficients: k parameters (n_i, rank_i).
-        bases: k parameters (rank_i, d).
+        bases: a parameter (rank, d) for each group, of the largest rank in it.
+        groups: k numbers, the basis of each subspace.
         assignment: (n,) uint8 (int16 beyond 256 codes), the subspace of each row; k marks the padding row.
         fixed: (1, d) the padding row as it was, or (0, d); gets no gradient.
     """
@@ -42,6 +44,7 @@ class SubspaceEmbedding(CompressedEmbedding):
         sizes: Sequence[int],
         ranks: Sequence[int],
         *,
+        groups: Sequence[int] | None = None,
         padding_idx: int | None = None,
         dtype: torch.dtype = torch.float32,
         factor_dtype: torch.dtype | None = None,
@@ -53,6 +56,7 @@ class SubspaceEmbedding(CompressedEmbedding):
             n, d: shape of the table.
             sizes: k numbers of rows, the padding row left out.
             ranks: k ranks.
+            groups: k numbers 0, 1, .. of the basis that each subspace uses; default one of its own.
             padding_idx: row to keep exactly.
             dtype: type of the returned rows.
             factor_dtype: type of coefficients and bases; default `dtype`.
@@ -60,10 +64,14 @@ class SubspaceEmbedding(CompressedEmbedding):
         super().__init__(n, d, padding_idx, dtype=dtype, device=device)
         stored = dtype if factor_dtype is None else factor_dtype
         self.sizes, self.ranks = list(sizes), list(ranks)
+        self.groups = list(range(len(self.ranks))) if groups is None else list(groups)
+        longest = [0] * (max(self.groups, default=-1) + 1)
+        for group, rank in zip(self.groups, self.ranks, strict=True):
+            longest[group] = max(longest[group], rank)
         self.coefficients = nn.ParameterList(
             torch.empty(size, rank, dtype=stored, device=device) for size, rank in zip(sizes, ranks, strict=True)
         )
-        self.bases = nn.ParameterList(torch.empty(rank, d, dtype=stored, device=device) for rank in ranks)
+        self.bases = nn.ParameterList(torch.empty(rank, d, dtype=stored, device=device) for rank in longest)
         kept = 0 if padding_idx is None else 1
         code = torch.uint8 if len(ranks) + kept <= MOST_BYTE_CODES else torch.int16
         self.register_buffer("assignment", torch.zeros(n, dtype=code, device=device))
@@ -77,6 +85,7 @@ class SubspaceEmbedding(CompressedEmbedding):
         labels: Tensor,
         bases: Sequence[Tensor],
         *,
+        groups: Sequence[int] | None = None,
         padding_idx: int | None = None,
         factor_dtype: torch.dtype | None = None,
     ) -> Self:
@@ -86,6 +95,7 @@ class SubspaceEmbedding(CompressedEmbedding):
             table: (n, d).
             labels: (n,) in 0..k-1; the entry of the padding row is ignored.
             bases: k matrices (rank_i, d) with orthonormal rows. Subspaces without rows are dropped.
+            groups: k numbers; bases of one number begin alike and are stored once. Default: all differ.
             padding_idx: row to keep exactly.
             factor_dtype: type of coefficients and bases; default the table's.
         """
@@ -96,12 +106,14 @@ class SubspaceEmbedding(CompressedEmbedding):
             codes[padding_idx] = len(bases)
         sizes = torch.bincount(codes, minlength=len(bases) + 1)[: len(bases)]
         used = torch.nonzero(sizes).squeeze(1).tolist()
-        ranks = [len(bases[i]) for i in used]
+        numbers = list(range(len(bases))) if groups is None else list(groups)
+        kept = sorted({numbers[i] for i in used})
         layer = cls(
             n,
             d,
             [int(sizes[i]) for i in used],
-            ranks,
+            [len(bases[i]) for i in used],
+            groups=[kept.index(numbers[i]) for i in used],
             padding_idx=padding_idx,
             dtype=table.dtype,
             factor_dtype=factor_dtype,
@@ -117,11 +129,13 @@ class SubspaceEmbedding(CompressedEmbedding):
     @torch.no_grad()
     def _fill(self, table: Tensor, bases: Sequence[Tensor]) -> None:
         dtype = compute_dtype(table.dtype)
-        for i, basis in enumerate(bases):
+        for group, basis in zip(self.groups, bases, strict=True):
+            if len(basis) == len(self.bases[group]):
+                self.bases[group].copy_(basis)
+        for i, own in enumerate(self._own_bases()):
             members = torch.nonzero(self.assignment == i).squeeze(1)
             # what is stored is the rounded basis, so coefficients are taken in that one
-            self.bases[i].copy_(basis)
-            stored = self.bases[i].to(dtype)
+            stored = own.to(dtype)
             for part in blocks(len(members), self.embedding_dim):
                 self.coefficients[i][part] = coordinates(table[members[part]].to(dtype), stored).to(
                     self.coefficients[i].dtype
@@ -133,12 +147,18 @@ class SubspaceEmbedding(CompressedEmbedding):
         """Return (t, d): the rows at ids (t,)."""
         subspace = self.assignment.index_select(0, ids).to(torch.int64)
         position = self.position.index_select(0, ids)
-        return look_up(subspace, position, list(self.coefficients), list(self.bases), self.fixed)
+        return look_up(subspace, position, list(self.coefficients), self._own_bases(), self.fixed)
+
+    def _own_bases(self) -> list[Tensor]:
+        """Return the k matrices (rank_i, d) that span the subspaces."""
+        bases = [self.bases[group] for group in self.groups]
+        return [basis if len(basis) == rank else basis[:rank] for basis, rank in zip(bases, self.ranks, strict=True)]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return (.., n) in k pairs of small products: (n + k d) j multiplications a vector instead of n d."""
-        factors = zip(self.coefficients, self.bases, strict=True)
-        parts = [hidden @ basis.to(hidden.dtype).T @ stored.to(hidden.dtype).T for stored, basis in factors]
+        """Return (.., n) in small products: n_1 j_1 + .. multiplications, and d x rank for each basis, not n d."""
+        inner = [hidden @ basis.to(hidden.dtype).T for basis in self.bases]
+        factors = zip(self.coefficients, self.groups, self.ranks, strict=True)
+        parts = [inner[group][..., :rank] @ stored.to(hidden.dtype).T for stored, group, rank in factors]
         parts.append(hidden @ self.fixed.to(hidden.dtype).T)
         return torch.cat(parts, -1).index_select(-1, self._columns())
 
@@ -160,7 +180,7 @@ class SubspaceEmbedding(CompressedEmbedding):
         self.position = (position - starts[codes]).to(torch.int32)
 
     def spec(self) -> dict[str, Any]:
-        """Return the layout: shape, sizes, ranks, padding index and type of the factors."""
+        """Return the layout: shape, sizes, ranks, groups, padding index and type of the factors."""
         factor = None if self.bases[0].dtype == self.anchor.dtype else str(self.bases[0].dtype).removeprefix("torch.")
         return {
             "class": type(self).__name__,
@@ -168,6 +188,7 @@ class SubspaceEmbedding(CompressedEmbedding):
             "d": self.embedding_dim,
             "sizes": self.sizes,
             "ranks": self.ranks,
+            "groups": self.groups,
             "padding_idx": self.padding_idx,
             "factor_dtype": factor,
         }
@@ -181,6 +202,7 @@ class SubspaceEmbedding(CompressedEmbedding):
             spec["d"],
             spec["sizes"],
             spec["ranks"],
+            groups=spec["groups"],
             padding_idx=spec["padding_idx"],
             dtype=dtype,
             factor_dtype=factor,
@@ -189,7 +211,7 @@ class SubspaceEmbedding(CompressedEmbedding):
 
     @property
     def parameters_stored(self) -> int:
-        """Return n_1 r_1 + .. + n_k r_k + (r_1 + .. + r_k) d, plus d for the padding row."""
+        """Return n_1 r_1 + .. + n_k r_k + (ranks of the bases) d, plus d for the padding row."""
         return sum(parameter.numel() for parameter in self.parameters()) + self.fixed.numel()
 
 

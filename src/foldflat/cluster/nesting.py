@@ -1,0 +1,340 @@
+"""Subspaces inside one another: rows of one cluster keep as many of its directions as they are worth.
+
+The subspaces of one group are spanned by the first directions of one basis, so that several ranks cost one basis.
+A row of little energy keeps few coefficients and a row of much energy many, in the same directions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from foldflat.axes import blocks
+from foldflat.cluster.alternate import Alternation
+from foldflat.cluster.assignment import assign_rows, narrow_products_pay, squared_residuals
+from foldflat.cluster.rows import WeightedRows
+from foldflat.cluster.subspace import eigenbasis, gram_matrix, members_by_label
+
+__all__ = ["LEVELS", "PHASES", "nest"]
+
+LEVELS = 8
+"""Subspaces that share a basis, at most."""
+
+PHASES = 6
+"""Times that ranks are solved, at most."""
+
+_GRID = 48
+_STEPS_PER_PHASE = 3
+_TURNS = 2
+_MULTIPLIERS = 16
+_LEAST_MULTIPLIER = 1e-6
+_RAISE = 1.03
+_LEAST_SQUARED_RATIO = 1e-11
+
+Array = NDArray[np.float64]
+
+
+@dataclass
+class _Group:
+    """Hold one basis and the ranks of the subspaces in it.
+
+    Attributes:
+        directions: (at most d, d) orthonormal rows, the ones worth keeping first.
+        ranks: increasing, without repetition; the last is what the basis stores.
+    """
+
+    directions: Tensor
+    ranks: list[int]
+
+    @property
+    def segments(self) -> list[Tensor]:
+        """Return the directions that each rank adds to the one before."""
+        starts = [0, *self.ranks[:-1]]
+        return [self.directions[start:stop] for start, stop in zip(starts, self.ranks, strict=True)]
+
+
+def nest(
+    rows: WeightedRows,
+    state: Alternation,
+    budget: float,
+    *,
+    basis_price: float,
+    levels: int = LEVELS,
+    phases: int = PHASES,
+    tol: float = 1e-4,
+) -> Alternation:
+    """Give each basis of an alternation several ranks, under the same budget.
+
+    One step assigns every row to the cheapest (basis, rank) and turns each basis so that the energy it captures
+    grows; neither can raise the cost at a fixed multiplier. Ranks and multiplier are solved anew between phases.
+
+    Args:
+        rows: m distinct rows.
+        state: subspaces of free ranks, fitted to these rows; or nested ones, also of a sample of them.
+        budget: parameters n_1 r_1 + .. + basis_price x (longest rank of each basis).
+        basis_price: parameters of one direction.
+        levels: subspaces to a basis, at most.
+        phases: number of times that ranks are solved, at most.
+        tol: relative change of the cost between phases at which to stop.
+
+    Returns:
+        labels and bases of the subspaces, `groups` naming the basis each is a beginning of.
+
+    Source: ours. The turn of a basis maximises a sum of convex functions over orthonormal rows by its linear bound:
+    Journee et al., "Generalized Power Method for Sparse Principal Component Analysis", JMLR 2010, section 3.
+    """
+    groups, owners = _first_groups(rows, state)
+    d = rows.n_features
+    grid = np.unique(np.linspace(0, d, min(d, _GRID) + 1).round().astype(int))
+    nested = replace(state, costs=list(state.costs), phases=list(state.phases))
+    phase, previous = max(nested.phases, default=-1) + 1, np.inf
+    for _ in range(phases):
+        nested.multiplier = _choose_ranks(rows, groups, owners, grid, budget, basis_price, levels)
+        for _ in range(_STEPS_PER_PHASE):
+            _assign(rows, nested, groups)
+            nested.costs.append(_refit(rows, nested, groups, basis_price))
+            nested.phases.append(phase)
+        owners = torch.tensor(nested.groups, device=owners.device)[nested.labels]
+        cost, phase = nested.costs[-1], phase + 1
+        nested.converged = abs(previous - cost) <= tol * cost
+        if nested.converged:
+            break
+        previous = cost
+    _meet_budget(rows, nested, groups, budget, basis_price)
+    _refit(rows, nested, groups, basis_price)
+    return _without_unused(nested)
+
+
+def _first_groups(rows: WeightedRows, state: Alternation) -> tuple[list[_Group], Tensor]:
+    """Return groups with their directions in order, and the group (m,) of every row."""
+    if not state.groups:
+        members = members_by_label(state.labels, len(state.bases))
+        return [_Group(eigenbasis(gram_matrix(rows, chosen))[1], []) for chosen in members], state.labels
+    longest: dict[int, Tensor] = {}
+    for group, basis in zip(state.groups, state.bases, strict=True):
+        if len(basis) >= len(longest.get(group, basis)):
+            longest[group] = basis
+    groups = [_Group(basis, []) for _, basis in sorted(longest.items())]
+    numbers = {group: i for i, group in enumerate(sorted(longest))}
+    labels = state.labels
+    if len(labels) != len(rows):
+        labels = assign_rows(rows, state.bases, state.multiplier)[0]
+    return groups, torch.tensor([numbers[group] for group in state.groups], device=labels.device)[labels]
+
+
+def _choose_ranks(
+    rows: WeightedRows,
+    groups: Sequence[_Group],
+    owners: Tensor,
+    grid: NDArray[np.int64],
+    budget: float,
+    basis_price: float,
+    levels: int,
+) -> float:
+    """Set the ranks of every group within the budget; return the multiplier."""
+    members = members_by_label(owners, len(groups))
+    for group, own in zip(groups, members, strict=True):
+        if len(group.directions) < rows.n_features:
+            group.directions = _completed(group.directions, gram_matrix(rows, own))
+    captured = [_captured_on_grid(rows, chosen, group, grid) for chosen, group in zip(members, groups, strict=True)]
+    counts = [rows.counts[chosen].cpu().numpy() for chosen in members]
+    multiplier = _multiplier(captured, counts, grid, budget, basis_price)
+    while True:
+        pairs = zip(captured, counts, strict=True)
+        found = [_levels(*pair, grid, multiplier, basis_price, levels) for pair in pairs]
+        # few ranks to choose from take a little more than all
+        if sum(spent for _, spent in found) <= budget:
+            break
+        multiplier *= _RAISE
+    for group, (ranks, _) in zip(groups, found, strict=True):
+        group.ranks = ranks
+    return multiplier
+
+
+def _multiplier(
+    captured: Sequence[Array], counts: Sequence[Array], grid: NDArray[np.int64], budget: float, basis_price: float
+) -> float:
+    """Return the multiplier that spends the budget where every row may keep a number of directions of its own."""
+    energy = sum(float(table[:, -1].sum()) for table in captured)
+
+    def spent(multiplier: float) -> float:
+        total = 0.0
+        for table, sizes in zip(captured, counts, strict=True):
+            wanted, longest = _wanted(table, sizes, grid, multiplier, basis_price)
+            total += float(sizes @ grid[wanted]) + basis_price * float(grid[longest])
+        return total
+
+    # directions that are worth this much take at most the budget
+    high = max(energy, np.finfo(float).tiny) / budget
+    low = _LEAST_MULTIPLIER * high
+    for _ in range(_MULTIPLIERS):
+        middle = (low * high) ** 0.5
+        low, high = (low, middle) if spent(middle) <= budget else (middle, high)
+    return high
+
+
+def _wanted(
+    captured: Array, counts: Array, grid: NDArray[np.int64], multiplier: float, basis_price: float
+) -> tuple[NDArray[np.int64], int]:
+    """Return the best place on the grid for each row of a group, and the last place worth its share of the basis."""
+    net = captured - multiplier * counts[:, None] * grid
+    longest = int((np.maximum.accumulate(net, 1).sum(0) - multiplier * basis_price * grid).argmax())
+    return net[:, : longest + 1].argmax(1), longest
+
+
+def _captured_on_grid(rows: WeightedRows, members: Tensor, group: _Group, grid: NDArray[np.int64]) -> Array:
+    """Return (members, grid) the weighted energy that the first directions capture of each row."""
+    table = np.zeros((len(members), len(grid)))
+    for part in blocks(len(members), 2 * rows.n_features):
+        coefficients = rows.block(members[part]) @ group.directions.T
+        sums = coefficients.square_().cumsum(1).double().mul_(rows.weights[members[part], None])
+        table[part, 1:] = sums[:, grid[1:] - 1].cpu().numpy()
+    return table
+
+
+def _levels(
+    captured: Array, counts: Array, grid: NDArray[np.int64], multiplier: float, basis_price: float, levels: int
+) -> tuple[list[int], float]:
+    """Return at most `levels` ranks for the rows of one group, and the parameters they then take.
+
+    Rows are ordered by the rank that each would choose if it could, and cut into runs that share one: the best cuts by
+    dynamic programming.
+    """
+    q = len(grid)
+    if not len(captured):
+        return [0], 0.0
+    wanted, _ = _wanted(captured, counts, grid, multiplier, basis_price)
+    sums = np.zeros((q, q))
+    np.add.at(sums, wanted, captured)
+    sizes = np.bincount(wanted, weights=counts, minlength=q)
+    net = np.zeros((q + 1, q))
+    np.cumsum(sums - multiplier * sizes[:, None] * grid, axis=0, out=net[1:])
+    runs = net[None, :, :] - net[:, None, :]
+    inner, outer = runs.max(2), (runs - multiplier * basis_price * grid).max(2)
+    best, cuts = np.full(q + 1, -np.inf), []
+    best[0] = 0
+    for level in range(levels):
+        # the last run pays for the basis
+        paths = best[:, None] + np.where(np.arange(q + 1) == q, outer, inner)
+        paths[np.tril_indices(q + 1, -1)] = -np.inf
+        cuts.append(paths.argmax(0))
+        best = paths.max(0)
+        best[q] = best[q] if level == levels - 1 else -np.inf
+    stop, ranks, used = q, [], 0.0
+    for cut in reversed(cuts):
+        start = int(cut[stop])
+        if start < stop:
+            net_of_run = runs[start, stop] - (multiplier * basis_price * grid if stop == q else 0)
+            rank = int(grid[net_of_run.argmax()])
+            ranks.append(rank)
+            used += rank * float(sizes[start:stop].sum())
+        stop = start
+    return sorted(set(ranks)), used + basis_price * max(ranks)
+
+
+def _layout(groups: Sequence[_Group], device: torch.device) -> tuple[list[Tensor], Tensor, list[int]]:
+    """Return the segments, (segments, subspaces) which of them make up each subspace, and the group of each."""
+    segments = [segment for group in groups for segment in group.segments]
+    owners = [g for g, group in enumerate(groups) for _ in group.ranks]
+    same = torch.tensor(owners)[:, None] == torch.tensor(owners)
+    return segments, same.triu().to(device), owners
+
+
+def _assign(rows: WeightedRows, nested: Alternation, groups: Sequence[_Group]) -> None:
+    segments, parts, nested.groups = _layout(groups, rows.table.device)
+    # the cost is computed from the refit, so rounding of the products does not show in it
+    narrow = narrow_products_pay(rows, sum(len(segment) for segment in segments), 1.0)
+    nested.labels, _ = assign_rows(rows, segments, nested.multiplier, narrow=narrow, parts=parts)
+
+
+def _refit(rows: WeightedRows, nested: Alternation, groups: Sequence[_Group], basis_price: float) -> float:
+    """Turn every basis towards the energy of the rows that use its directions; return the cost."""
+    members = members_by_label(nested.labels, len(nested.groups))
+    cost, first = float((rows.weights * rows.squared_norms().double()).sum()), 0
+    nested.bases = []
+    for group in groups:
+        own = members[first : first + len(group.ranks)]
+        first += len(group.ranks)
+        grams = [gram_matrix(rows, chosen) for chosen in own]
+        # rows of a higher rank use the lower segments as well
+        users = list(torch.stack(grams).flip(0).cumsum(0).flip(0))
+        kept = _turned(group.segments, users)
+        cost -= sum(float(((part @ gram) * part).sum()) for part, gram in zip(kept, users, strict=True))
+        group.directions = torch.cat(kept)
+        nested.bases += [group.directions[:rank].clone() for rank in group.ranks]
+        sizes = [float(rows.counts[chosen].sum()) for chosen in own]
+        numbers = sum(rank * size for rank, size in zip(group.ranks, sizes, strict=True))
+        cost += nested.multiplier * (numbers + basis_price * group.ranks[-1])
+    return cost
+
+
+def _turned(segments: list[Tensor], grams: list[Tensor]) -> list[Tensor]:
+    """Return orthonormal segments that capture at least as much, each with its directions of most energy first."""
+    sizes = [len(segment) for segment in segments]
+    if sum(sizes):
+        for _ in range(_TURNS):
+            pulled = torch.cat([segment @ gram for segment, gram in zip(segments, grams, strict=True)])
+            segments = list(_polar(pulled).split(sizes))
+    return [_ordered(segment, gram) for segment, gram in zip(segments, grams, strict=True)]
+
+
+def _polar(matrix: Tensor) -> Tensor:
+    """Return the matrix (r, d) with orthonormal rows that is nearest to `matrix`."""
+    wide = matrix.double()
+    values, vectors = torch.linalg.eigh(wide @ wide.T)
+    if float(values[0]) > _LEAST_SQUARED_RATIO * float(values[-1]):
+        inverse_root: Tensor = (vectors * values.rsqrt()) @ vectors.T
+        return (inverse_root @ wide).to(matrix.dtype)
+    left, _, right = torch.linalg.svd(wide, full_matrices=False)
+    nearest: Tensor = left @ right
+    return nearest.to(matrix.dtype)
+
+
+def _ordered(segment: Tensor, gram: Tensor) -> Tensor:
+    return eigenbasis(segment @ gram @ segment.T)[1] @ segment if len(segment) else segment
+
+
+def _completed(kept: Tensor, gram: Tensor) -> Tensor:
+    """Return (d, d) directions: those kept, then the others by the energy they hold."""
+    outside = torch.eye(len(gram), dtype=gram.dtype, device=gram.device) - kept.T @ kept
+    _, others = eigenbasis(outside @ gram @ outside)
+    both = torch.cat([kept, others[: len(gram) - len(kept)]])
+    # the signs of a QR decomposition are arbitrary, those of the directions are not
+    q, r = torch.linalg.qr(both.T)
+    directions: Tensor = (q * torch.where(r.diagonal() < 0, -1, 1)).T.contiguous()
+    return directions
+
+
+def _meet_budget(
+    rows: WeightedRows, nested: Alternation, groups: Sequence[_Group], budget: float, basis_price: float
+) -> None:
+    """Assign every row with the smallest multiplier at which the budget holds."""
+    segments, parts, nested.groups = _layout(groups, rows.table.device)
+    residuals = squared_residuals(rows, segments, parts=parts).mul_(rows.weights[:, None])
+    ranks = [rank for group in groups for rank in group.ranks]
+    rents = rows.counts[:, None] * torch.tensor(ranks, dtype=torch.float64, device=residuals.device)
+    left = budget - basis_price * sum(group.ranks[-1] for group in groups)
+
+    def labels_at(multiplier: float) -> tuple[Tensor, bool]:
+        labels = (residuals + multiplier * rents).argmin(1, keepdim=True)
+        return labels.squeeze(1), float(rents.gather(1, labels).sum()) <= left
+
+    low, high = 0.0, max(nested.multiplier, np.finfo(float).tiny)
+    while not labels_at(high)[1]:
+        low, high = high, 2 * high
+    for _ in range(_MULTIPLIERS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if labels_at(middle)[1] else (middle, high)
+    nested.labels, nested.multiplier = labels_at(high)[0], high
+
+
+def _without_unused(nested: Alternation) -> Alternation:
+    used, labels = torch.unique(nested.labels, return_inverse=True)
+    kept = used.tolist()
+    nested.labels = labels
+    nested.bases = [nested.bases[i] for i in kept]
+    nested.groups = [nested.groups[i] for i in kept]
+    return nested
