@@ -38,7 +38,7 @@ def cells(folder: str) -> list[dict[str, Any]]:
 
 def energy() -> str:
     """Return energy lost by table, keep ratio and method."""
-    lines = ["| table | kept | SVD | paper's alternation, best k | foldflat | k | int8 (4 x) | int4 (7 x) |"]
+    lines = ["| table | kept | SVD | paper's alternation, best k | foldflat | bases | int8 (4 x) | int4 (7 x) |"]
     lines.append("|---|---|---|---|---|---|---|---|")
     found = sorted(cells("experiments/energy"), key=lambda cell: (cell["table"], -cell["keep_ratio"]))
     for cell in found:
@@ -47,7 +47,7 @@ def energy() -> str:
         lines.append(
             f"| {cell['table']} ({n} x {d}) | {cell['keep_ratio']:.0%} | {cell['svd']['energy_lost']:.1%} | "
             f"{paper['energy_lost']:.1%} (k={paper['k']}) | **{cell['ours']['energy_lost']:.1%}** | "
-            f"{cell['ours']['n_subspaces']} | {cell['int8']['energy_lost']:.2%} | {cell['int4']['energy_lost']:.2%} |"
+            f"{cell['ours']['n_bases']} | {cell['int8']['energy_lost']:.2%} | {cell['int4']['energy_lost']:.2%} |"
         )
     return "\n".join(lines)
 
