@@ -56,7 +56,7 @@ def summary_table(report: dict[str, Any]) -> Table:
             "",
             "",
             table["method"],
-            str(table["n_subspaces"] or ""),
+            _subspaces(table),
             f"{table['parameters_after']:,}",
             megabytes(table["size_bytes_after"]),
             f"{table['energy_lost']:.3%}",
@@ -68,14 +68,23 @@ def summary_table(report: dict[str, Any]) -> Table:
     return view
 
 
+def _subspaces(table: dict[str, Any]) -> str:
+    if table["n_bases"] < table["n_subspaces"]:
+        return f"{table['n_subspaces']} in {table['n_bases']} bases"
+    return str(table["n_subspaces"] or "")
+
+
 def trials_table(table: dict[str, Any]) -> Table:
-    """Return every number of subspaces that was tried, with what it lost in a short run."""
+    """Return every number of subspaces that was tried, with what it lost; fewer bases mean nested subspaces."""
     view = Table(title=f"Numbers of subspaces tried for {table['name']}")
     view.add_column("subspaces", justify="right")
+    view.add_column("bases", justify="right")
     view.add_column("energy lost", justify="right")
     view.add_column("rows seen", justify="right")
     for trial in table["trials"]:
-        view.add_row(str(trial["n_subspaces"]), f"{trial['energy_lost']:.3%}", f"{trial['rows']:,}")
+        view.add_row(
+            str(trial["n_subspaces"]), str(trial["n_bases"]), f"{trial['energy_lost']:.3%}", f"{trial['rows']:,}"
+        )
     return view
 
 
@@ -140,7 +149,7 @@ Bytes count everything that is stored (coefficients, bases, index, scales). The 
 
 
 def _markdown_row(table: dict[str, Any]) -> str:
-    subspaces = f", {table['n_subspaces']} subspaces" if table["n_subspaces"] else ""
+    subspaces = f", subspaces: {_subspaces(table)}" if table["n_subspaces"] else ""
     cells = (
         f"`{table['name']}`",
         f"{table['shape'][0]} x {table['shape'][1]}",

@@ -1,7 +1,5 @@
 """Projective clustering as a scikit-learn estimator."""
 
-import math
-import numbers
 from typing import Any, Self
 
 import numpy as np
@@ -9,13 +7,17 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClusterMixin, TransformerMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from foldflat.cluster.allocation import largest_equal_rank
+from foldflat.axes import blocks
+from foldflat.cluster.checks import SQUARES, check_settings, checked_weights, rank_or_budget
 from foldflat.cluster.fit import cheapest_subspace, fit_table
-from foldflat.cluster.seeding import STARTS
-from foldflat.errors import BudgetError, DataError, RecipeError
+from foldflat.cluster.flats import FlatSettings, distances_to_flats, fit_flats
+from foldflat.cluster.losses import loss_named
+from foldflat.cluster.rows import distinct_rows
+from foldflat.cluster.subspace import BasisStack
+from foldflat.randomness import spawn_seeds
 
 __all__ = ["ProjectiveClustering"]
 
@@ -37,15 +39,20 @@ class ProjectiveClustering(TransformerMixin, ClusterMixin, BaseEstimator):  # ty
         n_init: number of starts; the cheapest is kept.
         max_iter: steps of each start.
         tol: relative change of the cost at which a start stops.
-        power: exponent of the distance; 2.0 is the one supported.
-        affine: flats that need not pass through the origin; not supported yet.
+        power: exponent z of the distance in what is minimised, from 1 to 2; below 2, outliers count less.
+        affine: let the flats miss the origin.
+        loss: "power", or an M-estimator of the distance: "huber", "cauchy", "geman-mcclure", "welsch", "tukey",
+            "truncated" (see `foldflat.cluster.losses`).
+        loss_scale: distance beyond which rows count less; default a multiple of the median distance at power 1.
         random_state: None, int or RandomState.
 
     Attributes:
         labels_: (n,) the subspace of each row.
         bases_: list of (rank_i, d) arrays with orthonormal rows and canonical signs.
         ranks_: (k,) the ranks.
-        cost_: weighted sum of squared distances, recomputed from residuals.
+        offsets_: (k, d) with `affine`, the point of each flat that is closest to the origin; else zeros.
+        scale_: the scale that the loss was given, 0 for powers.
+        cost_: weighted sum of distances^power, or of losses, recomputed from residuals.
         costs_: what each step provably does not raise; with free ranks, cost + multiplier x parameters at the
             multiplier of its phase, in units of weights with mean one.
         phases_: for each entry of `costs_`, its phase; the multiplier is solved anew between phases.
@@ -69,6 +76,8 @@ class ProjectiveClustering(TransformerMixin, ClusterMixin, BaseEstimator):  # ty
         tol: float = 1e-4,
         power: float = 2.0,
         affine: bool = False,
+        loss: str = "power",
+        loss_scale: float | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.n_subspaces = n_subspaces
@@ -81,6 +90,8 @@ class ProjectiveClustering(TransformerMixin, ClusterMixin, BaseEstimator):  # ty
         self.tol = tol
         self.power = power
         self.affine = affine
+        self.loss = loss
+        self.loss_scale = loss_scale
         self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None) -> Self:
@@ -97,13 +108,23 @@ class ProjectiveClustering(TransformerMixin, ClusterMixin, BaseEstimator):  # ty
             DataError: weights are negative or all zero.
         """
         rows = validate_data(self, X, dtype=[np.float64, np.float32])
-        self._check_settings(*rows.shape)
-        weights = _weights(sample_weight, rows)
+        check_settings(self, *rows.shape)
+        weights = checked_weights(sample_weight, rows)
         taking_part = int((weights > 0).sum()) if weights is not None else rows.shape[0]
-        rank, budget = self._rank_or_budget(taking_part, rows.shape[1])
+        rank, budget = rank_or_budget(self, taking_part, rows.shape[1])
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        if self.affine or self.loss != "power" or self.power != SQUARES:
+            assert rank is not None
+            self._fit_flats(_tensor(rows), weights, rank, seed)
+        else:
+            self._fit_subspaces(_tensor(rows), weights, rank, budget, seed)
+        return self
+
+    def _fit_subspaces(
+        self, rows: Tensor, weights: NDArray[np.float64] | None, rank: int | None, budget: float | None, seed: int
+    ) -> None:
         found = fit_table(
-            _tensor(rows),
+            rows,
             None if weights is None else torch.from_numpy(weights),
             n_subspaces=self.n_subspaces,
             rank=rank,
@@ -117,45 +138,89 @@ class ProjectiveClustering(TransformerMixin, ClusterMixin, BaseEstimator):  # ty
         self.labels_ = found.labels.numpy()
         self.bases_ = [basis.numpy() for basis in found.bases]
         self.ranks_ = np.array(found.ranks)
+        self.offsets_ = np.zeros((self.n_subspaces, rows.shape[1]), dtype=self.bases_[0].dtype)
+        self.scale_ = 0.0
         self.cost_ = found.cost
         self.costs_ = np.array(found.costs)
         self.phases_ = np.array(found.phases)
         self.multiplier_ = found.multiplier
         self.n_iter_ = len(found.costs)
-        return self
+
+    def _fit_flats(self, rows: Tensor, weights: NDArray[np.float64] | None, rank: int, seed: int) -> None:
+        settings = FlatSettings(
+            self.n_subspaces,
+            rank,
+            self.affine,
+            self.loss,
+            float(self.power),
+            self.loss_scale,
+            self.init,
+            self.max_iter,
+            self.tol,
+        )
+        distinct = distinct_rows(rows, None if weights is None else torch.from_numpy(weights))
+        found = fit_flats(distinct, settings, spawn_seeds(seed, self.n_init))
+        self.bases_ = [basis.numpy() for basis in found.bases]
+        self.ranks_ = np.full(self.n_subspaces, rank)
+        self.offsets_ = found.offsets.numpy()
+        self.scale_ = found.loss.scale
+        self.multiplier_ = 0.0
+        self.labels_ = self._closest(rows)
+        self.costs_ = distinct.scale * np.array(found.costs)
+        self.phases_ = np.zeros(len(found.costs), dtype=int)
+        self.n_iter_ = len(found.costs)
+        self.cost_ = self._cost(rows, self.labels_, weights)
 
     def predict(self, X: ArrayLike) -> NDArray[np.int64]:
         """Return (n,) the subspace of each row: least squared distance, plus multiplier x rank if ranks are free."""
         check_is_fitted(self)
-        rows = self._validated(X)
+        return self._closest(self._validated(X))
+
+    def _closest(self, rows: Tensor) -> NDArray[np.int64]:
         bases = [torch.from_numpy(basis).to(rows.dtype) for basis in self.bases_]
-        labels: NDArray[np.int64] = cheapest_subspace(rows, bases, self.multiplier_).numpy()
-        return labels
+        if not self.offsets_.any():
+            labels: NDArray[np.int64] = cheapest_subspace(rows, bases, self.multiplier_).numpy()
+            return labels
+        stack, offsets = BasisStack(bases), torch.from_numpy(self.offsets_).to(rows.dtype)
+        parts = [distances_to_flats(rows[part], stack, offsets).argmin(1) for part in blocks(len(rows), rows.shape[1])]
+        closest: NDArray[np.int64] = torch.cat(parts).numpy()
+        return closest
 
     def transform(self, X: ArrayLike) -> Array:
         """Return (n, max rank): each row's coordinates in its own subspace, zero-padded on the right."""
-        rows, labels = self._validated(X), self.predict(X)
-        result = np.zeros((rows.shape[0], max(1, int(self.ranks_.max()))), dtype=rows.numpy().dtype)
+        return self._coordinates(self._validated(X).numpy(), self.predict(X))
+
+    def _coordinates(self, rows: Array, labels: NDArray[np.int64]) -> Array:
+        result = np.zeros((rows.shape[0], max(1, int(self.ranks_.max()))), dtype=rows.dtype)
         for i, basis in enumerate(self.bases_):
             members = np.flatnonzero(labels == i)
-            result[members, : len(basis)] = rows.numpy()[members] @ basis.T.astype(result.dtype)
+            result[members, : len(basis)] = rows[members] @ basis.T.astype(result.dtype)
         return result
 
     def reconstruct(self, X: ArrayLike) -> Array:
         """Return (n, d): the projection of each row on its own subspace."""
         labels, coordinates = self.predict(X), self.transform(X)
+        return self._rebuilt(labels, coordinates)
+
+    def _rebuilt(self, labels: NDArray[np.int64], coordinates: Array) -> Array:
         result = np.zeros((len(labels), self.n_features_in_), dtype=coordinates.dtype)
         for i, basis in enumerate(self.bases_):
             members = np.flatnonzero(labels == i)
             result[members] = coordinates[members, : len(basis)] @ basis.astype(result.dtype)
+            result[members] += self.offsets_[i].astype(result.dtype)
         return result
 
     def score(self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None) -> float:
-        """Return minus the weighted sum of squared distances of the rows to their subspaces."""
-        rows = self._validated(X).numpy()
-        distances = np.square((rows - self.reconstruct(X)).astype(np.float64)).sum(1)
-        weights = _weights(sample_weight, rows)
-        return -float(distances.sum() if weights is None else distances @ weights)
+        """Return minus the cost of the rows: weighted squared distances, or what `power` and `loss` say."""
+        rows = self._validated(X)
+        return -self._cost(rows, self.predict(X), checked_weights(sample_weight, rows.numpy()))
+
+    def _cost(self, rows: Tensor, labels: NDArray[np.int64], weights: NDArray[np.float64] | None) -> float:
+        rebuilt = self._rebuilt(labels, self._coordinates(rows.numpy(), labels))
+        squares = torch.from_numpy(np.square((rows.numpy() - rebuilt).astype(np.float64)).sum(1))
+        scale = self.scale_ or 1.0
+        costs = loss_named(self.loss, power=float(self.power), scale=scale).value(squares).numpy()
+        return float(costs.sum() if weights is None else costs @ weights)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -166,69 +231,6 @@ class ProjectiveClustering(TransformerMixin, ClusterMixin, BaseEstimator):  # ty
         check_is_fitted(self)
         return _tensor(validate_data(self, X, dtype=[np.float64, np.float32], reset=False))
 
-    def _check_settings(self, n: int, d: int) -> None:
-        _at_least(self.n_subspaces, "n_subspaces", 1)
-        _at_least(self.n_init, "n_init", 1)
-        _at_least(self.max_iter, "max_iter", 1)
-        if self.n_subspaces > n:
-            raise RecipeError(
-                f"`n_subspaces` is {self.n_subspaces}, more than the n_samples = {n} rows given; "
-                f"hint: lower it to {n} or less"
-            )
-        if self.rank is not None:
-            _at_least(self.rank, "rank", 1)
-            if self.rank > d:
-                raise RecipeError(f"`rank` is {self.rank}, more than the {d} features; hint: lower it to {d} or less")
-            if self.keep_ratio is not None:
-                raise RecipeError("both `rank` and `keep_ratio` are given; hint: give one, the other follows")
-        if self.keep_ratio is not None and not 0 < self.keep_ratio <= 1:
-            raise RecipeError(f"`keep_ratio` is {self.keep_ratio}, outside (0, 1]")
-        if self.free_ranks and self.keep_ratio is None:
-            raise RecipeError("`free_ranks` needs a budget; hint: give `keep_ratio` instead of `rank`")
-        if not self.tol >= 0:
-            raise RecipeError(f"`tol` is {self.tol}, below 0")
-        if self.init not in STARTS:
-            raise RecipeError(f"`init` is {self.init!r}, which is unknown; hint: choose one of {', '.join(STARTS)}")
-        if self.power != 2.0 or self.affine:
-            raise RecipeError(
-                f"`power` is {self.power} and `affine` is {self.affine}; "
-                "only squared distances (2.0) to linear subspaces (False) are supported"
-            )
-
-    def _rank_or_budget(self, n: int, d: int) -> tuple[int | None, float | None]:
-        if self.keep_ratio is None:
-            return (self.rank or max(1, d // 2)), None
-        budget = self.keep_ratio * n * d
-        smallest = (n + self.n_subspaces * d) / (n * d)
-        rank = largest_equal_rank(n, d, self.n_subspaces, budget)
-        if rank == 0:
-            way_out = f"raise it to {math.ceil(smallest * 1e4) / 1e4:.4f}" if smallest <= 1 else ""
-            if self.n_subspaces > 1:
-                way_out += " or lower `n_subspaces`" if way_out else "lower `n_subspaces`"
-            raise BudgetError(
-                f"`keep_ratio` {self.keep_ratio} keeps {int(budget)} of {n * d} numbers, too few for rank 1 in "
-                f"{self.n_subspaces} subspaces; hint: {way_out}"
-            )
-        return (None, budget) if self.free_ranks else (rank, None)
-
-
-def _at_least(value: object, name: str, least: int) -> None:
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or int(value) < least:
-        raise RecipeError(f"`{name}` is {value!r}; hint: give an integer of at least {least}")
-
 
 def _tensor(rows: Array) -> Tensor:
     return torch.from_numpy(np.require(rows, requirements=["C", "W"]))
-
-
-def _weights(sample_weight: ArrayLike | None, rows: Array) -> NDArray[np.float64] | None:
-    if sample_weight is None:
-        return None
-    if not np.any(np.asarray(sample_weight)):
-        raise DataError("`sample_weight` is all zero; hint: give at least one row a positive weight")
-    weights: NDArray[np.float64] = _check_sample_weight(sample_weight, rows, dtype=np.float64)
-    if (weights < 0).any():
-        raise DataError(
-            f"`sample_weight` has {int((weights < 0).sum())} negative entries; hint: weights are at least 0"
-        )
-    return weights

@@ -15,6 +15,7 @@ from torch import Tensor
 from foldflat.axes import blocks
 from foldflat.cluster.alternate import Alternation
 from foldflat.cluster.assignment import assign_rows, narrow_products_pay, squared_residuals
+from foldflat.cluster.levels import best_levels, spending_multiplier
 from foldflat.cluster.rows import WeightedRows
 from foldflat.cluster.subspace import eigenbasis, gram_matrix, members_by_label
 
@@ -30,7 +31,6 @@ _GRID = 48
 _STEPS_PER_PHASE = 3
 _TURNS = 2
 _MULTIPLIERS = 16
-_LEAST_MULTIPLIER = 1e-6
 _RAISE = 1.03
 _LEAST_SQUARED_RATIO = 1e-11
 
@@ -141,10 +141,10 @@ def _choose_ranks(
             group.directions = _completed(group.directions, gram_matrix(rows, own))
     captured = [_captured_on_grid(rows, chosen, group, grid) for chosen, group in zip(members, groups, strict=True)]
     counts = [rows.counts[chosen].cpu().numpy() for chosen in members]
-    multiplier = _multiplier(captured, counts, grid, budget, basis_price)
+    multiplier = spending_multiplier(captured, counts, grid, budget, basis_price)
     while True:
         pairs = zip(captured, counts, strict=True)
-        found = [_levels(*pair, grid, multiplier, basis_price, levels) for pair in pairs]
+        found = [best_levels(*pair, grid, multiplier, basis_price, levels) for pair in pairs]
         # few ranks to choose from take a little more than all
         if sum(spent for _, spent in found) <= budget:
             break
@@ -152,37 +152,6 @@ def _choose_ranks(
     for group, (ranks, _) in zip(groups, found, strict=True):
         group.ranks = ranks
     return multiplier
-
-
-def _multiplier(
-    captured: Sequence[Array], counts: Sequence[Array], grid: NDArray[np.int64], budget: float, basis_price: float
-) -> float:
-    """Return the multiplier that spends the budget where every row may keep a number of directions of its own."""
-    energy = sum(float(table[:, -1].sum()) for table in captured)
-
-    def spent(multiplier: float) -> float:
-        total = 0.0
-        for table, sizes in zip(captured, counts, strict=True):
-            wanted, longest = _wanted(table, sizes, grid, multiplier, basis_price)
-            total += float(sizes @ grid[wanted]) + basis_price * float(grid[longest])
-        return total
-
-    # directions that are worth this much take at most the budget
-    high = max(energy, np.finfo(float).tiny) / budget
-    low = _LEAST_MULTIPLIER * high
-    for _ in range(_MULTIPLIERS):
-        middle = (low * high) ** 0.5
-        low, high = (low, middle) if spent(middle) <= budget else (middle, high)
-    return high
-
-
-def _wanted(
-    captured: Array, counts: Array, grid: NDArray[np.int64], multiplier: float, basis_price: float
-) -> tuple[NDArray[np.int64], int]:
-    """Return the best place on the grid for each row of a group, and the last place worth its share of the basis."""
-    net = captured - multiplier * counts[:, None] * grid
-    longest = int((np.maximum.accumulate(net, 1).sum(0) - multiplier * basis_price * grid).argmax())
-    return net[:, : longest + 1].argmax(1), longest
 
 
 def _captured_on_grid(rows: WeightedRows, members: Tensor, group: _Group, grid: NDArray[np.int64]) -> Array:
@@ -193,46 +162,6 @@ def _captured_on_grid(rows: WeightedRows, members: Tensor, group: _Group, grid: 
         sums = coefficients.square_().cumsum(1).double().mul_(rows.weights[members[part], None])
         table[part, 1:] = sums[:, grid[1:] - 1].cpu().numpy()
     return table
-
-
-def _levels(
-    captured: Array, counts: Array, grid: NDArray[np.int64], multiplier: float, basis_price: float, levels: int
-) -> tuple[list[int], float]:
-    """Return at most `levels` ranks for the rows of one group, and the parameters they then take.
-
-    Rows are ordered by the rank that each would choose if it could, and cut into runs that share one: the best cuts by
-    dynamic programming.
-    """
-    q = len(grid)
-    if not len(captured):
-        return [0], 0.0
-    wanted, _ = _wanted(captured, counts, grid, multiplier, basis_price)
-    sums = np.zeros((q, q))
-    np.add.at(sums, wanted, captured)
-    sizes = np.bincount(wanted, weights=counts, minlength=q)
-    net = np.zeros((q + 1, q))
-    np.cumsum(sums - multiplier * sizes[:, None] * grid, axis=0, out=net[1:])
-    runs = net[None, :, :] - net[:, None, :]
-    inner, outer = runs.max(2), (runs - multiplier * basis_price * grid).max(2)
-    best, cuts = np.full(q + 1, -np.inf), []
-    best[0] = 0
-    for level in range(levels):
-        # the last run pays for the basis
-        paths = best[:, None] + np.where(np.arange(q + 1) == q, outer, inner)
-        paths[np.tril_indices(q + 1, -1)] = -np.inf
-        cuts.append(paths.argmax(0))
-        best = paths.max(0)
-        best[q] = best[q] if level == levels - 1 else -np.inf
-    stop, ranks, used = q, [], 0.0
-    for cut in reversed(cuts):
-        start = int(cut[stop])
-        if start < stop:
-            net_of_run = runs[start, stop] - (multiplier * basis_price * grid if stop == q else 0)
-            rank = int(grid[net_of_run.argmax()])
-            ranks.append(rank)
-            used += rank * float(sizes[start:stop].sum())
-        stop = start
-    return sorted(set(ranks)), used + basis_price * max(ranks)
 
 
 def _layout(groups: Sequence[_Group], device: torch.device) -> tuple[list[Tensor], Tensor, list[int]]:
