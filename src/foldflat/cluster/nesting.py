@@ -27,11 +27,11 @@ LEVELS = 8
 PHASES = 6
 """Times that ranks are solved, at most."""
 
-_GRID = 48
+_GRID = 32
 _STEPS_PER_PHASE = 3
 _TURNS = 2
 _MULTIPLIERS = 16
-_RAISE = 1.03
+_LEAST_RAISE = 1.01
 _LEAST_SQUARED_RATIO = 1e-11
 
 Array = NDArray[np.float64]
@@ -146,9 +146,10 @@ def _choose_ranks(
         pairs = zip(captured, counts, strict=True)
         found = [best_levels(*pair, grid, multiplier, basis_price, levels) for pair in pairs]
         # few ranks to choose from take a little more than all
-        if sum(spent for _, spent in found) <= budget:
+        spent = sum(numbers for _, numbers in found)
+        if spent <= budget:
             break
-        multiplier *= _RAISE
+        multiplier *= max(_LEAST_RAISE, (spent / budget) ** 2)
     for group, (ranks, _) in zip(groups, found, strict=True):
         group.ranks = ranks
     return multiplier
