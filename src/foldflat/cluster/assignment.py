@@ -71,10 +71,10 @@ def assign_rows(
 
 
 def squared_residuals(rows: WeightedRows, bases: Sequence[Tensor], parts: Tensor | None = None) -> Tensor:
-    """Return (m, k) float64: the squared distance of every row to every subspace; `parts` as in `assign_rows`."""
+    """Return (m, k): the squared distance of every row to every subspace; `parts` as in `assign_rows`."""
     stack = BasisStack(bases)
     k = len(bases) if parts is None else parts.shape[1]
-    residuals = torch.empty(len(rows), k, dtype=torch.float64, device=rows.table.device)
+    residuals = torch.empty(len(rows), k, dtype=rows.dtype, device=rows.table.device)
     for part in blocks(len(rows), max(stack.matrix.shape), elements=CACHED_ELEMENTS):
         block = rows.block(part)
         residuals[part] = _residuals(block, block.square().sum(1), stack, parts)

@@ -243,14 +243,16 @@ def _meet_budget(
 ) -> None:
     """Assign every row with the smallest multiplier at which the budget holds."""
     segments, parts, nested.groups = _layout(groups, rows.table.device)
-    residuals = squared_residuals(rows, segments, parts=parts).mul_(rows.weights[:, None])
-    ranks = [rank for group in groups for rank in group.ranks]
-    rents = rows.counts[:, None] * torch.tensor(ranks, dtype=torch.float64, device=residuals.device)
+    prices = squared_residuals(rows, segments, parts=parts)
+    prices.mul_(rows.weights[:, None].to(prices.dtype))
+    ranks = torch.tensor([rank for group in groups for rank in group.ranks], dtype=torch.float64, device=prices.device)
     left = budget - basis_price * sum(group.ranks[-1] for group in groups)
 
     def labels_at(multiplier: float) -> tuple[Tensor, bool]:
-        labels = (residuals + multiplier * rents).argmin(1, keepdim=True)
-        return labels.squeeze(1), float(rents.gather(1, labels).sum()) <= left
+        labels = torch.empty(len(rows), dtype=torch.int64, device=prices.device)
+        for part in blocks(len(rows), prices.shape[1]):
+            labels[part] = (prices[part] + multiplier * (rows.counts[part, None] * ranks)).argmin(1)
+        return labels, float((rows.counts * ranks[labels]).sum()) <= left
 
     low, high = 0.0, max(nested.multiplier, np.finfo(float).tiny)
     while not labels_at(high)[1]:

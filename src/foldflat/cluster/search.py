@@ -10,7 +10,7 @@ from foldflat.cluster.allocation import largest_equal_rank
 from foldflat.cluster.alternate import Alternation
 from foldflat.cluster.assignment import assign_rows, squared_residuals
 from foldflat.cluster.fit import Clustering, continue_fit, finished, fitted_cost
-from foldflat.cluster.nesting import LEVELS, nest
+from foldflat.cluster.nesting import LEVELS, PHASES, nest
 from foldflat.cluster.rows import WeightedRows, distinct_rows
 from foldflat.cluster.seeding import first_partition
 from foldflat.errors import BudgetError
@@ -23,8 +23,10 @@ _JUDGE_ROWS = 8192
 _SHORT_STEPS = 16
 _SHORT_TOL = 1e-3
 _FULL_STEPS = 8
-_FULL_PHASES = 2
+_FULL_PHASES = 1
 _ANNEALING_STEPS = 24
+_SAMPLE_ANNEALING_STEPS = 8
+_SAMPLE_PHASES = 3
 _MULTIPLIERS = 30
 
 
@@ -61,8 +63,8 @@ def search_subspaces(
 
     The doubling ends at the first k that is worse than half of it, or where no rank fits. Above 40,960 rows the
     short runs see a sample of 32,768 and a budget that stand in the same proportion, and are judged on other rows;
-    the best converges on the sample and takes a few steps on all rows. With free ranks, the best, and those of half
-    as many subspaces while that pays, are nested (see `foldflat.cluster.nesting`).
+    the best converges on the sample and takes a few steps on all rows. With free ranks, the best, and up to 40,960
+    rows those of half as many subspaces while that pays, are nested (see `foldflat.cluster.nesting`).
 
     Args:
         table: (n, d), finite.
@@ -116,6 +118,10 @@ class _Sample:
     judges: WeightedRows
     share: float
 
+    @property
+    def is_all(self) -> bool:
+        return self.judges is self.rows
+
 
 def _sample(rows: WeightedRows, seed: int) -> _Sample:
     if len(rows) <= _SAMPLE_ROWS + _JUDGE_ROWS:
@@ -140,7 +146,7 @@ class _Trials:
         """Return the share of the energy that a run loses on the rows it is judged by."""
         if not self._energy:
             return 0.0
-        if self._sample.judges is self._sample.rows:
+        if self._sample.is_all:
             return fitted_cost(self._sample.rows, state) / self._energy
         return _loss(self._sample.judges, state, _numbers(self._sample, state)) / self._energy
 
@@ -183,7 +189,7 @@ def _run(problem: _Problem, sample: _Sample, start: Alternation, *, short: bool)
         basis_price=problem.rows.n_features * sample.share,
         max_iter=_SHORT_STEPS if short else problem.max_iter,
         tol=_SHORT_TOL if short else problem.tol,
-        annealing=0 if short or k == 1 else _ANNEALING_STEPS,
+        annealing=0 if short or k == 1 else _ANNEALING_STEPS if sample.is_all else _SAMPLE_ANNEALING_STEPS,
         seed=problem.seed,
     )
 
@@ -207,12 +213,13 @@ def _nest_best(
             problem.budget * sample.share,
             basis_price=problem.rows.n_features * sample.share,
             levels=levels,
+            phases=PHASES if sample.is_all else _SAMPLE_PHASES,
             tol=problem.tol,
         )
         lost = trials.add(nested)
         if lost < least:
             best, least = nested, lost
-        if lost >= before:
+        if lost >= before or not sample.is_all:
             break
         before = lost
     return best
@@ -241,7 +248,7 @@ def _loss(judges: WeightedRows, state: Alternation, numbers_per_row: float) -> f
 
     The multiplier of the fitted rows would let others take more: their noise is in no basis.
     """
-    residuals = squared_residuals(judges, state.bases).mul_(judges.weights[:, None])
+    residuals = squared_residuals(judges, state.bases).double().mul_(judges.weights[:, None])
     ranks = torch.tensor([len(basis) for basis in state.bases], dtype=torch.float64, device=residuals.device)
     rents = judges.counts[:, None] * ranks
     allowed = numbers_per_row * float(judges.counts.sum()) * (1 + 1e-9)
