@@ -1,7 +1,6 @@
 """The command line: parse, call one function, print."""
 
 import functools
-import inspect as inspect_module
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,9 +14,9 @@ import foldflat
 from foldflat.embedding.plan import EmbeddingPlan
 from foldflat.embedding.recipe import EmbeddingRecipe
 from foldflat.errors import BudgetError, FoldflatError, ModelNotFoundError, RecipeError
+from foldflat.options import AsJson, Data, Model, Output, Overwrite, Seed, Task, takes_recipe
 from foldflat.report import inspection_table, scores_table, summary_table, trials_table, verdict
 from foldflat.workflow.folders import compress_folder, densify_folder, inspect_model, plan_source
-from foldflat.workflow.settings import parse_count, parse_size
 
 __all__ = ["app", "main"]
 
@@ -31,71 +30,6 @@ app = typer.Typer(
 )
 out = Console()
 err = Console(stderr=True)
-
-Model = Annotated[str, typer.Argument(help="A folder, a hub name, FILE.safetensors[:TENSOR] or FILE.npy.")]
-Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that exists.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
-Task = Annotated[str, typer.Option(help="cola, sst2, mrpc, stsb, rte, wnli, qnli, mnli or qqp.")]
-Data = Annotated[str, typer.Option(help="Folder or hub name with GLUE's tasks, such as nyu-mll/glue.")]
-Keep = Annotated[float | None, typer.Option("--keep", help="Parameters to keep, in (0, 1]. Default 0.6.")]
-Budget = Annotated[str | None, typer.Option(help="Stored bytes of the tables together: 8000000, 8MB, 8MiB.")]
-MaxError = Annotated[float | None, typer.Option(help="Share of energy that may be lost.")]
-Method = Annotated[str, typer.Option(help="subspaces, svd, int8, int4 or auto.")]
-Subspaces = Annotated[str, typer.Option("--subspaces", "-k", help='Number of subspaces, or "auto".')]
-EqualRanks = Annotated[
-    bool, typer.Option("--equal-ranks", help="Give every subspace the same rank, as the paper does.")
-]
-Coefficients = Annotated[str, typer.Option(help='Type of coefficients and bases: "same", float32, bfloat16.')]
-RowWeights = Annotated[str | None, typer.Option(help="Token counts: .npy with one per row, or JSON token -> count.")]
-Include = Annotated[list[str] | None, typer.Option(help="Pattern of embeddings to replace; may be repeated.")]
-Exclude = Annotated[list[str] | None, typer.Option(help="Pattern of embeddings to leave alone; may be repeated.")]
-
-
-def recipe_from_options(
-    keep: Keep = None,
-    budget: Budget = None,
-    max_error: MaxError = None,
-    method: Method = "subspaces",
-    subspaces: Subspaces = "auto",
-    equal_ranks: EqualRanks = False,
-    coefficients: Coefficients = "same",
-    row_weights: RowWeights = None,
-    include: Include = None,
-    exclude: Exclude = None,
-    seed: Seed = 0,
-) -> EmbeddingRecipe:
-    """Return the recipe that the options of `plan` and `compress` ask for."""
-    return EmbeddingRecipe(
-        keep_ratio=keep,
-        budget_bytes=None if budget is None else parse_size(budget),
-        max_error=max_error,
-        method=method,
-        n_subspaces="auto" if subspaces == "auto" else parse_count(subspaces),
-        free_ranks=not equal_ranks,
-        row_weights=row_weights,
-        coefficients=coefficients,
-        include=tuple(include) if include else None,
-        exclude=tuple(exclude or ()),
-        seed=seed,
-    )
-
-
-def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a recipe in place of its parameter `recipe`."""
-    options = inspect_module.signature(recipe_from_options).parameters
-    own = [p for p in inspect_module.signature(command).parameters.values() if p.name != "recipe"]
-
-    @functools.wraps(command)
-    def wrapped(**given: Any) -> None:
-        command(recipe=recipe_from_options(**{name: given.pop(name) for name in options}), **given)
-
-    required = [p for p in own if p.default is p.empty]
-    optional = [p for p in own if p.default is not p.empty]
-    wrapped.__signature__ = inspect_module.Signature([*required, *options.values(), *optional])  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {p.name: p.annotation for p in (*required, *options.values(), *optional)}
-    return wrapped
 
 
 def reports_errors(command: Callable[..., None]) -> Callable[..., None]:

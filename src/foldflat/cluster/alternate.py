@@ -119,7 +119,7 @@ def alternate(
     state = Alternation(labels)
     _anneal(rows, state, k, rule, annealing, torch_generator(seed))
     # float64 zero of the cost: below it a change is rounding, not progress
-    floor = 1e-12 * float((rows.weights * rows.squared_norms().double()).sum())
+    floor = 1e-12 * rows.energy()
     phase, step_in_phase, previous_phase_cost = annealing, 0, np.inf
     last_phase = annealing + _LAST_PHASE
     for _ in range(max_iter):
@@ -140,9 +140,7 @@ def alternate(
         # multipliers may go round in circles; the last phase holds its own, so its costs can only fall
         if rule.rank is None and phase < last_phase and (still or step_in_phase >= _STEPS_PER_PHASE):
             previous_phase_cost, step_in_phase, phase = cost, 0, phase + 1
-        narrow = narrow_products_pay(rows, sum(len(basis) for basis in state.bases), share)
-        state.labels, row_costs = assign_rows(rows, state.bases, state.multiplier, narrow=narrow)
-        _refill(rows, state, row_costs, rule)
+        _reassign(rows, state, rule, share)
     if rule.rank is None:
         _finish(rows, state, k, rule)
     return state
@@ -155,12 +153,8 @@ def _anneal(
         cost, share = _refit(rows, state, k, rule, solve=True)
         state.costs.append(cost)
         state.phases.append(step)
-        narrow = narrow_products_pay(rows, sum(len(basis) for basis in state.bases), share)
         temperature = _TEMPERATURE * _COOLING ** (step / max(1, steps - 1))
-        state.labels, row_costs = assign_rows(
-            rows, state.bases, state.multiplier, narrow=narrow, temperature=temperature, generator=generator
-        )
-        _refill(rows, state, row_costs, rule)
+        _reassign(rows, state, rule, share, temperature, generator)
 
 
 def _refit(rows: WeightedRows, state: Alternation, k: int, rule: RankRule, *, solve: bool) -> tuple[float, float]:
@@ -174,6 +168,21 @@ def _refit(rows: WeightedRows, state: Alternation, k: int, rule: RankRule, *, so
     lost = sum(float(gains[i, rank:].sum()) for i, rank in enumerate(allocation.ranks))
     rent = state.multiplier * float(allocation.ranks @ (sizes + rule.basis_price))
     return lost + rent, lost / max(float(gains.sum()), np.finfo(float).tiny)
+
+
+def _reassign(
+    rows: WeightedRows,
+    state: Alternation,
+    rule: RankRule,
+    share_lost: float,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> None:
+    narrow = narrow_products_pay(rows, sum(len(basis) for basis in state.bases), share_lost)
+    state.labels, row_costs = assign_rows(
+        rows, state.bases, state.multiplier, narrow=narrow, temperature=temperature, generator=generator
+    )
+    _refill(rows, state, row_costs, rule)
 
 
 def _finish(rows: WeightedRows, state: Alternation, k: int, rule: RankRule) -> None:

@@ -9,11 +9,13 @@ from foldflat.axes import CACHED_ELEMENTS, blocks, has_fast_bfloat16
 from foldflat.cluster.rows import WeightedRows
 from foldflat.cluster.subspace import BasisStack
 
-__all__ = ["assign_rows", "narrow_products_pay", "squared_residuals"]
+__all__ = ["assign_rows", "assign_within", "narrow_products_pay", "squared_residuals"]
 
 _NARROW_MULTIPLICATIONS = 1 << 32
 _NARROW_LEAST_LOSS = 2.0**-8
 _NARROW_MARGIN = 2.0**-8
+_BISECTIONS = 16
+_LEAST_MULTIPLIER = 1e-12
 
 
 def assign_rows(
@@ -42,8 +44,9 @@ def assign_rows(
             deviation, three tables of 64 to 768 numbers a row), and one row of 76,434 went elsewhere than without.
     """
     device = rows.table.device
-    stack = BasisStack(bases)
-    coarse = BasisStack(bases, torch.bfloat16) if narrow else stack
+    stack = BasisStack(bases, torch.bfloat16 if narrow else None)
+    # a draw needs no exact ties
+    exact_stack = BasisStack(bases) if narrow and not temperature else None
     rents = multiplier * torch.tensor([len(basis) for basis in bases], dtype=torch.float64, device=device)
     if parts is not None:
         rents = rents @ parts.double()
@@ -54,10 +57,10 @@ def assign_rows(
         block, weights = rows.block(part), rows.weights[part, None]
         norms = block.square().sum(1)
         rent = rows.counts[part, None] * rents
-        prices = _residuals(block, norms, coarse, parts).mul_(weights).add_(rent)
-        if narrow and not temperature:
+        prices = _residuals(block, norms, stack, parts).mul_(weights).add_(rent)
+        if exact_stack is not None:
             near = _nearly_tied(prices, weights[:, 0] * norms)
-            exact = _residuals(block[near], norms[near], stack, parts)
+            exact = _residuals(block[near], norms[near], exact_stack, parts)
             prices[near] = exact.mul_(weights[near]).add_(rent[near])
         if temperature:
             # the smallest of costs with Gumbel noise is a draw from their Gibbs distribution
@@ -79,6 +82,37 @@ def squared_residuals(rows: WeightedRows, bases: Sequence[Tensor], parts: Tensor
         block = rows.block(part)
         residuals[part] = _residuals(block, block.square().sum(1), stack, parts)
     return residuals
+
+
+def assign_within(
+    rows: WeightedRows, residuals: Tensor, ranks: Tensor, numbers: float, multiplier: float
+) -> tuple[Tensor, float]:
+    """Assign every row by residual + multiplier x rank, with the smallest multiplier that keeps to a number of numbers.
+
+    Args:
+        rows: m distinct rows.
+        residuals: (m, k) weighted squared distances.
+        ranks: (k,) float64.
+        numbers: coefficients of all rows together; at least what the smallest ranks take.
+        multiplier: where to begin.
+
+    Returns:
+        labels (m,) and the multiplier.
+    """
+
+    def labels_at(multiplier: float) -> tuple[Tensor, bool]:
+        labels = torch.empty(len(rows), dtype=torch.int64, device=residuals.device)
+        for part in blocks(len(rows), residuals.shape[1]):
+            labels[part] = (residuals[part] + multiplier * (rows.counts[part, None] * ranks)).argmin(1)
+        return labels, float((rows.counts * ranks[labels]).sum()) <= numbers
+
+    low, high = 0.0, max(multiplier, _LEAST_MULTIPLIER * float(residuals.max()), torch.finfo(torch.float64).tiny)
+    while not labels_at(high)[1]:
+        low, high = high, 2 * high
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if labels_at(middle)[1] else (middle, high)
+    return labels_at(high)[0], high
 
 
 def narrow_products_pay(rows: WeightedRows, total_rank: int, energy_lost: float) -> bool:

@@ -48,7 +48,7 @@ def check_settings(model: Any, n: int, d: int) -> None:
 
 def _check_loss(model: Any) -> None:
     if not 1 <= model.power <= SQUARES:
-        raise RecipeError(f"`power` is {model.power}, outside [1, 2]")
+        raise RecipeError(f"`power` is {model.power}, outside [1, 2]; hint: 2 is the square, 1 resists outliers most")
     if model.loss not in LOSSES:
         raise RecipeError(f"`loss` is {model.loss!r}, which is unknown; hint: choose one of {', '.join(LOSSES)}")
     if model.loss != "power" and model.power != SQUARES:

@@ -188,7 +188,8 @@ class ProjectiveClustering(TransformerMixin, ClusterMixin, BaseEstimator):  # ty
 
     def transform(self, X: ArrayLike) -> Array:
         """Return (n, max rank): each row's coordinates in its own subspace, zero-padded on the right."""
-        return self._coordinates(self._validated(X).numpy(), self.predict(X))
+        rows = self._validated(X)
+        return self._coordinates(rows.numpy(), self._closest(rows))
 
     def _coordinates(self, rows: Array, labels: NDArray[np.int64]) -> Array:
         result = np.zeros((rows.shape[0], max(1, int(self.ranks_.max()))), dtype=rows.dtype)
@@ -199,8 +200,9 @@ class ProjectiveClustering(TransformerMixin, ClusterMixin, BaseEstimator):  # ty
 
     def reconstruct(self, X: ArrayLike) -> Array:
         """Return (n, d): the projection of each row on its own subspace."""
-        labels, coordinates = self.predict(X), self.transform(X)
-        return self._rebuilt(labels, coordinates)
+        rows = self._validated(X)
+        labels = self._closest(rows)
+        return self._rebuilt(labels, self._coordinates(rows.numpy(), labels))
 
     def _rebuilt(self, labels: NDArray[np.int64], coordinates: Array) -> Array:
         result = np.zeros((len(labels), self.n_features_in_), dtype=coordinates.dtype)
@@ -213,7 +215,7 @@ class ProjectiveClustering(TransformerMixin, ClusterMixin, BaseEstimator):  # ty
     def score(self, X: ArrayLike, y: object = None, sample_weight: ArrayLike | None = None) -> float:
         """Return minus the cost of the rows: weighted squared distances, or what `power` and `loss` say."""
         rows = self._validated(X)
-        return -self._cost(rows, self.predict(X), checked_weights(sample_weight, rows.numpy()))
+        return -self._cost(rows, self._closest(rows), checked_weights(sample_weight, rows.numpy()))
 
     def _cost(self, rows: Tensor, labels: NDArray[np.int64], weights: NDArray[np.float64] | None) -> float:
         rebuilt = self._rebuilt(labels, self._coordinates(rows.numpy(), labels))

@@ -10,7 +10,7 @@ from foldflat.axes import CACHED_ELEMENTS, blocks
 from foldflat.cluster.losses import Loss, loss_named, typical_scale
 from foldflat.cluster.rows import WeightedRows
 from foldflat.cluster.seeding import first_partition
-from foldflat.cluster.subspace import BasisStack, eigenbasis, members_by_label
+from foldflat.cluster.subspace import BasisStack, eigenbasis, gram_matrix, members_by_label
 
 __all__ = ["FlatSettings", "Flats", "distances_to_flats", "fit_flats"]
 
@@ -125,7 +125,7 @@ def distances_to_flats(block: Tensor, stack: BasisStack, offsets: Tensor) -> Ten
 
 def _loss(rows: WeightedRows, squares: Tensor, settings: FlatSettings) -> Loss:
     if settings.loss == "power":
-        energy = float((rows.weights * rows.squared_norms()).sum() / rows.weights.sum())
+        energy = rows.energy() / float(rows.weights.sum())
         return loss_named(
             "power", power=settings.power, smallest=max(_SMALLEST * energy, torch.finfo(torch.float64).tiny)
         )
@@ -157,10 +157,11 @@ def _refit(rows: WeightedRows, flats: Flats, weights: Tensor, settings: FlatSett
         total = float(weights[members].sum())
         if total <= 0:
             continue
-        mean = _mean(rows, members, weights) if settings.affine else torch.zeros_like(flats.offsets[i])
-        basis = eigenbasis(_scatter(rows, members, weights, mean))[1][: settings.rank].clone()
+        mean = _mean(rows, members, weights) if settings.affine else None
+        basis = eigenbasis(gram_matrix(rows, members, weights, mean))[1][: settings.rank].clone()
         flats.bases[i] = basis
-        flats.offsets[i] = mean - basis.T @ (basis @ mean)
+        if mean is not None:
+            flats.offsets[i] = mean - basis.T @ (basis @ mean)
 
 
 def _mean(rows: WeightedRows, members: Tensor, weights: Tensor) -> Tensor:
@@ -168,16 +169,6 @@ def _mean(rows: WeightedRows, members: Tensor, weights: Tensor) -> Tensor:
     for part in blocks(len(members), rows.n_features):
         total += weights[members[part]] @ rows.block(members[part]).double()
     return (total / weights[members].sum()).to(rows.dtype)
-
-
-def _scatter(rows: WeightedRows, members: Tensor, weights: Tensor, centre: Tensor) -> Tensor:
-    d = rows.n_features
-    scatter = torch.zeros(d, d, dtype=rows.dtype, device=weights.device)
-    for part in blocks(len(members), d):
-        chosen = members[part]
-        block = (rows.block(chosen) - centre) * weights[chosen].sqrt().to(rows.dtype)[:, None]
-        scatter.addmm_(block.T, block)
-    return scatter
 
 
 def _refill(rows: WeightedRows, flats: Flats, squares: Tensor, rank: int) -> Tensor:

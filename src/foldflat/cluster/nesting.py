@@ -14,7 +14,7 @@ from torch import Tensor
 
 from foldflat.axes import blocks
 from foldflat.cluster.alternate import Alternation
-from foldflat.cluster.assignment import assign_rows, narrow_products_pay, squared_residuals
+from foldflat.cluster.assignment import assign_rows, assign_within, narrow_products_pay, squared_residuals
 from foldflat.cluster.levels import best_levels, spending_multiplier
 from foldflat.cluster.rows import WeightedRows
 from foldflat.cluster.subspace import eigenbasis, gram_matrix, members_by_label
@@ -30,7 +30,6 @@ PHASES = 6
 _GRID = 32
 _STEPS_PER_PHASE = 3
 _TURNS = 2
-_MULTIPLIERS = 16
 _LEAST_RAISE = 1.01
 _LEAST_SQUARED_RATIO = 1e-11
 
@@ -89,13 +88,15 @@ def nest(
     groups, owners = _first_groups(rows, state)
     d = rows.n_features
     grid = np.unique(np.linspace(0, d, min(d, _GRID) + 1).round().astype(int))
+    energy = rows.energy()
     nested = replace(state, costs=list(state.costs), phases=list(state.phases))
     phase, previous = max(nested.phases, default=-1) + 1, np.inf
     for _ in range(phases):
         nested.multiplier = _choose_ranks(rows, groups, owners, grid, budget, basis_price, levels)
         for _ in range(_STEPS_PER_PHASE):
             _assign(rows, nested, groups)
-            nested.costs.append(_refit(rows, nested, groups, basis_price))
+            saved, parameters = _refit(rows, nested, groups, basis_price)
+            nested.costs.append(energy - saved + nested.multiplier * parameters)
             nested.phases.append(phase)
         owners = torch.tensor(nested.groups, device=owners.device)[nested.labels]
         cost, phase = nested.costs[-1], phase + 1
@@ -105,6 +106,7 @@ def nest(
         previous = cost
     _meet_budget(rows, nested, groups, budget, basis_price)
     _refit(rows, nested, groups, basis_price)
+    nested.bases = [group.directions[:rank] for group in groups for rank in group.ranks]
     return _without_unused(nested)
 
 
@@ -180,11 +182,12 @@ def _assign(rows: WeightedRows, nested: Alternation, groups: Sequence[_Group]) -
     nested.labels, _ = assign_rows(rows, segments, nested.multiplier, narrow=narrow, parts=parts)
 
 
-def _refit(rows: WeightedRows, nested: Alternation, groups: Sequence[_Group], basis_price: float) -> float:
-    """Turn every basis towards the energy of the rows that use its directions; return the cost."""
+def _refit(
+    rows: WeightedRows, nested: Alternation, groups: Sequence[_Group], basis_price: float
+) -> tuple[float, float]:
+    """Turn every basis towards the energy of the rows that use its directions; return energy captured, parameters."""
     members = members_by_label(nested.labels, len(nested.groups))
-    cost, first = float((rows.weights * rows.squared_norms().double()).sum()), 0
-    nested.bases = []
+    saved, parameters, first = 0.0, 0.0, 0
     for group in groups:
         own = members[first : first + len(group.ranks)]
         first += len(group.ranks)
@@ -192,13 +195,13 @@ def _refit(rows: WeightedRows, nested: Alternation, groups: Sequence[_Group], ba
         # rows of a higher rank use the lower segments as well
         users = list(torch.stack(grams).flip(0).cumsum(0).flip(0))
         kept = _turned(group.segments, users)
-        cost -= sum(float(((part @ gram) * part).sum()) for part, gram in zip(kept, users, strict=True))
+        saved += sum(float(((part @ gram) * part).sum()) for part, gram in zip(kept, users, strict=True))
         group.directions = torch.cat(kept)
-        nested.bases += [group.directions[:rank].clone() for rank in group.ranks]
-        sizes = [float(rows.counts[chosen].sum()) for chosen in own]
-        numbers = sum(rank * size for rank, size in zip(group.ranks, sizes, strict=True))
-        cost += nested.multiplier * (numbers + basis_price * group.ranks[-1])
-    return cost
+        parameters += sum(
+            rank * float(rows.counts[chosen].sum()) for rank, chosen in zip(group.ranks, own, strict=True)
+        )
+        parameters += basis_price * group.ranks[-1]
+    return saved, parameters
 
 
 def _turned(segments: list[Tensor], grams: list[Tensor]) -> list[Tensor]:
@@ -243,24 +246,13 @@ def _meet_budget(
 ) -> None:
     """Assign every row with the smallest multiplier at which the budget holds."""
     segments, parts, nested.groups = _layout(groups, rows.table.device)
-    prices = squared_residuals(rows, segments, parts=parts)
-    prices.mul_(rows.weights[:, None].to(prices.dtype))
-    ranks = torch.tensor([rank for group in groups for rank in group.ranks], dtype=torch.float64, device=prices.device)
+    residuals = squared_residuals(rows, segments, parts=parts)
+    residuals.mul_(rows.weights[:, None].to(residuals.dtype))
+    ranks = torch.tensor(
+        [rank for group in groups for rank in group.ranks], dtype=torch.float64, device=residuals.device
+    )
     left = budget - basis_price * sum(group.ranks[-1] for group in groups)
-
-    def labels_at(multiplier: float) -> tuple[Tensor, bool]:
-        labels = torch.empty(len(rows), dtype=torch.int64, device=prices.device)
-        for part in blocks(len(rows), prices.shape[1]):
-            labels[part] = (prices[part] + multiplier * (rows.counts[part, None] * ranks)).argmin(1)
-        return labels, float((rows.counts * ranks[labels]).sum()) <= left
-
-    low, high = 0.0, max(nested.multiplier, np.finfo(float).tiny)
-    while not labels_at(high)[1]:
-        low, high = high, 2 * high
-    for _ in range(_MULTIPLIERS):
-        middle = (low + high) / 2
-        low, high = (low, middle) if labels_at(middle)[1] else (middle, high)
-    nested.labels, nested.multiplier = labels_at(high)[0], high
+    nested.labels, nested.multiplier = assign_within(rows, residuals, ranks, left, nested.multiplier)
 
 
 def _without_unused(nested: Alternation) -> Alternation:

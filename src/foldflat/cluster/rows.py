@@ -55,6 +55,10 @@ class WeightedRows:
         parts = [self.block(part).square().sum(1) for part in blocks(len(self), self.n_features)]
         return torch.cat(parts)
 
+    def energy(self) -> float:
+        """Return the weighted sum of squared lengths."""
+        return float((self.weights * self.squared_norms().double()).sum())
+
     def subset(self, positions: Tensor) -> "WeightedRows":
         """Return the distinct rows at `positions` alone; their `inverse` is empty."""
         return WeightedRows(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from foldflat.cluster.allocation import largest_equal_rank
 from foldflat.cluster.alternate import Alternation
-from foldflat.cluster.assignment import assign_rows, squared_residuals
+from foldflat.cluster.assignment import assign_rows, assign_within, squared_residuals
 from foldflat.cluster.fit import Clustering, continue_fit, finished, fitted_cost
 from foldflat.cluster.nesting import LEVELS, PHASES, nest
 from foldflat.cluster.rows import WeightedRows, distinct_rows
@@ -27,7 +27,6 @@ _FULL_PHASES = 1
 _ANNEALING_STEPS = 24
 _SAMPLE_ANNEALING_STEPS = 8
 _SAMPLE_PHASES = 3
-_MULTIPLIERS = 30
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Trial:
 
     Attributes:
         n_subspaces: k.
-        energy_lost: weighted squared distances over weighted energy, after a short run.
+        energy_lost: weighted squared distances over weighted energy, after a short run, or after nesting.
         rows: rows that the short run fitted; where they are a sample, the loss is that of 8,192 others.
         n_bases: bases that the subspaces are spanned by; fewer than k where subspaces lie within one another.
     """
@@ -87,10 +86,10 @@ def search_subspaces(
             f"hint: the least is {n + d}"
         )
     problem = _Problem(rows, budget, free, n, max_iter, tol, seed)
-    sample = _sample(rows, seed)
+    sample = _sample(problem)
     trials = _Trials(sample, watch)
     shorts = _try_out(problem, sample, min(max_subspaces, len(sample.rows)), trials)
-    best = _run(problem, sample, shorts[-1], short=False)
+    best = _run(problem, sample, shorts[-1].labels, len(shorts[-1].bases), short=False)
     if free:
         best = _nest_best(problem, sample, [*shorts[:-1], best], max_subspaces, trials) or best
     return finished(rows, _on_all_rows(problem, sample, best)), trials.found
@@ -112,25 +111,28 @@ class _Problem:
 
 @dataclass(frozen=True)
 class _Sample:
-    """Hold what short runs see: rows to fit, rows to judge by, and the share of the table that the first are."""
+    """Hold what short runs see: rows to fit, rows to judge by, and a budget and price in proportion to the first."""
 
     rows: WeightedRows
     judges: WeightedRows
-    share: float
+    budget: float
+    basis_price: float
 
     @property
     def is_all(self) -> bool:
         return self.judges is self.rows
 
 
-def _sample(rows: WeightedRows, seed: int) -> _Sample:
+def _sample(problem: _Problem) -> _Sample:
+    rows = problem.rows
     if len(rows) <= _SAMPLE_ROWS + _JUDGE_ROWS:
-        return _Sample(rows, rows, 1.0)
-    order = torch.randperm(len(rows), generator=torch_generator(seed)).to(rows.table.device)
+        return _Sample(rows, rows, problem.budget, rows.n_features)
+    order = torch.randperm(len(rows), generator=torch_generator(problem.seed)).to(rows.table.device)
     fitted = rows.subset(order[:_SAMPLE_ROWS].sort().values)
     # rows that were not fitted: many subspaces follow the noise of a sample, and would look better on it than they are
     judges = rows.subset(order[_SAMPLE_ROWS : _SAMPLE_ROWS + _JUDGE_ROWS].sort().values)
-    return _Sample(fitted, judges, float(fitted.counts.sum() / rows.counts.sum()))
+    share = float(fitted.counts.sum() / rows.counts.sum())
+    return _Sample(fitted, judges, problem.budget * share, rows.n_features * share)
 
 
 class _Trials:
@@ -140,7 +142,7 @@ class _Trials:
         self.found: list[Trial] = []
         self._sample, self._watch = sample, watch
         judges = sample.judges
-        self._energy = judges.scale * float((judges.weights * judges.squared_norms().double()).sum())
+        self._energy = judges.scale * judges.energy()
 
     def lost(self, state: Alternation) -> float:
         """Return the share of the energy that a run loses on the rows it is judged by."""
@@ -169,7 +171,7 @@ def _try_out(problem: _Problem, sample: _Sample, most: int, trials: _Trials) -> 
     least, k = float("inf"), 1
     while k <= most and problem.rank(k) != 0:
         labels = first_partition(sample.rows, k, "spherical", problem.seed)
-        short = _run(problem, sample, Alternation(labels, [labels] * k), short=True)
+        short = _run(problem, sample, labels, k, short=True)
         lost = trials.add(short)
         if lost >= least:
             break
@@ -178,15 +180,14 @@ def _try_out(problem: _Problem, sample: _Sample, most: int, trials: _Trials) -> 
     return shorts
 
 
-def _run(problem: _Problem, sample: _Sample, start: Alternation, *, short: bool) -> Alternation:
-    k = len(start.bases)
+def _run(problem: _Problem, sample: _Sample, labels: Tensor, k: int, *, short: bool) -> Alternation:
     return continue_fit(
         sample.rows,
-        start.labels,
+        labels,
         k,
         problem.rank(k),
-        problem.budget * sample.share,
-        basis_price=problem.rows.n_features * sample.share,
+        sample.budget,
+        basis_price=sample.basis_price,
         max_iter=_SHORT_STEPS if short else problem.max_iter,
         tol=_SHORT_TOL if short else problem.tol,
         annealing=0 if short or k == 1 else _ANNEALING_STEPS if sample.is_all else _SAMPLE_ANNEALING_STEPS,
@@ -206,12 +207,12 @@ def _nest_best(
         levels = min(LEVELS, most // len(state.bases))
         if levels < 2:
             continue
-        base = _run(problem, sample, state, short=False) if tried else state
+        base = _run(problem, sample, state.labels, len(state.bases), short=False) if tried else state
         nested = nest(
             sample.rows,
             base,
-            problem.budget * sample.share,
-            basis_price=problem.rows.n_features * sample.share,
+            sample.budget,
+            basis_price=sample.basis_price,
             levels=levels,
             phases=PHASES if sample.is_all else _SAMPLE_PHASES,
             tol=problem.tol,
@@ -227,7 +228,7 @@ def _nest_best(
 
 def _on_all_rows(problem: _Problem, sample: _Sample, state: Alternation) -> Alternation:
     rows = problem.rows
-    if sample.rows is rows:
+    if sample.is_all:
         return state
     if state.groups:
         return nest(rows, state, problem.budget, basis_price=rows.n_features, phases=_FULL_PHASES, tol=problem.tol)
@@ -250,22 +251,6 @@ def _loss(judges: WeightedRows, state: Alternation, numbers_per_row: float) -> f
     """
     residuals = squared_residuals(judges, state.bases).double().mul_(judges.weights[:, None])
     ranks = torch.tensor([len(basis) for basis in state.bases], dtype=torch.float64, device=residuals.device)
-    rents = judges.counts[:, None] * ranks
     allowed = numbers_per_row * float(judges.counts.sum()) * (1 + 1e-9)
-
-    def spent_and_lost(multiplier: float) -> tuple[float, float]:
-        chosen = (residuals + multiplier * rents).argmin(1, keepdim=True)
-        return float(rents.gather(1, chosen).sum()), float(residuals.gather(1, chosen).sum())
-
-    low, high = 0.0, max(state.multiplier, 1e-12 * float(residuals.max()))
-    spent, lost = spent_and_lost(low)
-    if spent <= allowed:
-        return judges.scale * lost
-    for _ in range(_MULTIPLIERS):
-        middle = high if low == 0 else (low * high) ** 0.5
-        spent, lost = spent_and_lost(middle)
-        if spent > allowed:
-            low, high = middle, max(high, 4 * middle)
-        else:
-            high = middle
-    return judges.scale * spent_and_lost(high)[1]
+    labels, _ = assign_within(judges, residuals, ranks, allowed, state.multiplier)
+    return judges.scale * float(residuals.gather(1, labels[:, None]).sum())

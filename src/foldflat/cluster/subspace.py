@@ -76,17 +76,29 @@ def members_by_label(labels: Tensor, k: int) -> list[Tensor]:
     return list(order.split(sizes))
 
 
-def gram_matrix(rows: WeightedRows, positions: Tensor) -> Tensor:
+def gram_matrix(
+    rows: WeightedRows, positions: Tensor, weights: Tensor | None = None, centre: Tensor | None = None
+) -> Tensor:
     """Return the weighted Gram matrix (d, d), the sum of w a a^T over the rows at `positions`.
 
     Only the blocks on and above the diagonal are multiplied.
+
+    Args:
+        rows: m distinct rows.
+        positions: of the rows that count.
+        weights: (m,) weights in place of the rows' own.
+        centre: (d,) subtracted from every row.
     """
+    weights = rows.weights if weights is None else weights
     d = rows.n_features
     gram = torch.zeros(d, d, dtype=rows.dtype, device=rows.table.device)
     bands = list(blocks(d, 1, elements=max(64, -(-d // _BANDS))))
     for part in blocks(positions.shape[0], d, elements=1 << 23):
         chosen = positions[part]
-        block = rows.block(chosen).mul_(rows.weights[chosen].sqrt().to(rows.dtype)[:, None])
+        block = rows.block(chosen)
+        if centre is not None:
+            block -= centre
+        block.mul_(weights[chosen].sqrt().to(rows.dtype)[:, None])
         for band in bands:
             gram[band, band.start :].addmm_(block[:, band].T, block[:, band.start :])
     for band in bands:

@@ -36,7 +36,10 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     absent = [name for name, tensor in own.items() if name not in tensors and tensor.data_ptr() not in stored]
     strange = [name for name in tensors if name not in own or own[name].shape != tensors[name].shape]
     if absent or strange:
-        raise PlanMismatchError(f"{file} does not fit this {type(model).__name__}: `{(absent + strange)[0]}` differs")
+        raise PlanMismatchError(
+            f"{file} does not fit this {type(model).__name__}: `{(absent + strange)[0]}` differs\n"
+            "hint: compress with the recipe of the run that wrote it, or load that folder with `from_pretrained`"
+        )
     model.load_state_dict(tensors, strict=False)
 
 
