@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 import foldflat
+from foldflat.cluster.distributed import launched_team
 from foldflat.embedding.plan import EmbeddingPlan
 from foldflat.embedding.recipe import EmbeddingRecipe
 from foldflat.errors import BudgetError, FoldflatError, ModelNotFoundError, RecipeError
@@ -106,16 +107,25 @@ def compress(
     plan_file: Annotated[
         Path | None, typer.Option("--plan", help="Follow a plan written by `foldflat plan -o`.")
     ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="File that keeps the state of a large table's fit. Default: beside the output.")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a model's embedding table smaller and write a complete folder with a model card.
 
+    Tables in files are shared by the processes of `torchrun`.
+
     Example: `foldflat compress my-model --keep 0.6 -o smaller`
     """
-    with _progress(as_json) as watch:
+    with launched_team() as team, _progress(as_json or team.rank > 0) as watch:
         asked = recipe if plan_file is None else _read_plan(plan_file)
-        result = compress_folder(model, output, asked, overwrite=overwrite, watch=watch)
+        result = compress_folder(
+            model, output, asked, overwrite=overwrite, checkpoint=checkpoint, team=team, watch=watch
+        )
+    if result is None:
+        return
     _print_report(result.report, {"output": str(output), **result.report}, as_json)
     if not as_json:
         out.print(f"Written to {output}; load it after `import foldflat`.")

@@ -12,6 +12,7 @@
     ├── TargetExistsError (FileExistsError)    the output exists and may not be overwritten
     ├── CheckpointError (OSError)              a folder is damaged, truncated or cannot be written
     │   └── FormatVersionError                 a folder was written by a newer foldflat
+    ├── TeamError (ConnectionError)            another process of the same fit stopped
     └── MissingDependencyError (ImportError)   an optional dependency is not installed
 
 Messages say what was given, what was found, the limit, and end with a ``hint:`` line where there is a way out.
@@ -30,6 +31,7 @@ __all__ = [
     "PlanMismatchError",
     "RecipeError",
     "TargetExistsError",
+    "TeamError",
     "UnsupportedModelError",
 ]
 
@@ -80,6 +82,10 @@ class CheckpointError(FoldflatError, OSError):
 
 class FormatVersionError(CheckpointError):
     """Report a folder written by a newer foldflat."""
+
+
+class TeamError(FoldflatError, ConnectionError):
+    """Report that another process of the same fit stopped or did not answer."""
 
 
 class MissingDependencyError(FoldflatError, ImportError):

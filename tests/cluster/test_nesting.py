@@ -11,8 +11,9 @@ from torch import Tensor
 
 from foldflat.cluster.alternate import Alternation
 from foldflat.cluster.fit import fit_rows, fitted_cost
+from foldflat.cluster.groups import polar
 from foldflat.cluster.levels import best_levels
-from foldflat.cluster.nesting import _polar, nest
+from foldflat.cluster.nesting import nest
 from foldflat.cluster.rows import WeightedRows, distinct_rows
 
 
@@ -116,8 +117,8 @@ def test_the_nearest_orthonormal_matrix_is_found_also_without_full_rank() -> Non
     """It is U V^T of the singular value decomposition, and orthonormal where that is not unique."""
     matrix = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
-    torch.testing.assert_close(_polar(matrix), u @ vh, atol=1e-5, rtol=0)
+    torch.testing.assert_close(polar(matrix), u @ vh, atol=1e-5, rtol=0)
     matrix[2] = matrix[1]
     matrix[3] = 0
-    nearest = _polar(matrix)
+    nearest = polar(matrix)
     torch.testing.assert_close(nearest @ nearest.T, torch.eye(4), atol=1e-5, rtol=0)

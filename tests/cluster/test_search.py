@@ -4,9 +4,10 @@ from tests.cluster.oracle import energy, parameters, residual_cost
 from tests.tiny import planted_table
 from torch import Tensor
 
-from foldflat.cluster import search
+from foldflat.cluster import search, streaming
 from foldflat.cluster.fit import Clustering
-from foldflat.cluster.search import Trial, search_subspaces
+from foldflat.cluster.search import search_subspaces
+from foldflat.cluster.trials import SearchSettings, Trial
 from foldflat.errors import BudgetError
 
 
@@ -35,7 +36,7 @@ def test_every_k_tried_is_reported_and_the_cheapest_continued(table: Tensor, fre
     """K doubles from one until the cost rises, the best are nested; the cheapest is delivered, within the budget."""
     budget = 0.3 * table.numel()
     watched: list[Trial] = []
-    found, trials = search_subspaces(table, None, budget=budget, free=free, watch=watched.append)
+    found, trials = search_subspaces(table, None, SearchSettings(budget, free=free), watch=watched.append)
     assert watched == trials
     plain = doubled(trials)
     losses = [trial.energy_lost for trial in plain]
@@ -53,7 +54,7 @@ def test_every_k_tried_is_reported_and_the_cheapest_continued(table: Tensor, fre
 def test_the_continued_clustering_costs_at_most_its_trial(table: Tensor) -> None:
     """The run to convergence starts where the short one ended; costs are those of the whole table, weighted."""
     weights = 0.5 + torch.rand(600, generator=torch.Generator().manual_seed(0))
-    found, trials = search_subspaces(table, weights, budget=0.3 * table.numel())
+    found, trials = search_subspaces(table, weights, SearchSettings(0.3 * table.numel()))
     bases = [basis.numpy() for basis in found.bases]
     cost = residual_cost(table.numpy(), found.labels.numpy(), bases, weights.numpy())
     assert found.cost == pytest.approx(cost, rel=1e-4)
@@ -66,15 +67,16 @@ def test_a_sample_decides_k_and_the_whole_table_keeps_to_the_budget(
     table: Tensor, free: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Short runs see 200 of 600 rows and a third of the budget; all rows then halve the SVD's cost within all of it."""
-    monkeypatch.setattr(search, "_SAMPLE_ROWS", 200)
-    monkeypatch.setattr(search, "_JUDGE_ROWS", 200)
+    for module in (search, streaming):
+        monkeypatch.setattr(module, "SAMPLE_ROWS", 200)
+        monkeypatch.setattr(module, "JUDGE_ROWS", 200)
     budget = 0.3 * table.numel()
-    found, trials = search_subspaces(table, None, budget=budget, free=free)
+    found, trials = search_subspaces(table, None, SearchSettings(budget, free=free))
     assert {trial.rows for trial in trials} == {200}
     assert len(set(found.groups or found.labels.tolist())) in {trial.n_bases for trial in trials}
     assert found.labels.shape == (600,)
     assert 0.7 * budget <= spent(found, 16) <= budget
-    one, _ = search_subspaces(table, None, budget=budget, free=free, max_subspaces=1)
+    one, _ = search_subspaces(table, None, SearchSettings(budget, free=free, max_subspaces=1))
     assert found.cost < 0.5 * one.cost
     assert trials[0].energy_lost == pytest.approx(one.cost / energy(table.numpy()), rel=0.2)
 
@@ -86,22 +88,23 @@ def test_a_sample_is_judged_on_rows_that_it_does_not_hold(monkeypatch: pytest.Mo
     rows fitted, five to a subspace, lose nearly nothing at the end.
     """
     noise = torch.randn(3000, 64, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(search, "_SAMPLE_ROWS", 160)
-    monkeypatch.setattr(search, "_JUDGE_ROWS", 1000)
-    _, trials = search_subspaces(noise, None, budget=0.5 * noise.numel())
+    for module in (search, streaming):
+        monkeypatch.setattr(module, "SAMPLE_ROWS", 160)
+        monkeypatch.setattr(module, "JUDGE_ROWS", 1000)
+    _, trials = search_subspaces(noise, None, SearchSettings(0.5 * noise.numel()))
     assert [trial.rows for trial in trials] == [160] * len(trials)
-    assert len(doubled(trials)) <= 4
+    assert len(doubled(trials)) <= 5
     assert all(trial.energy_lost > 0.35 for trial in trials)
 
 
 def test_trials_end_where_rows_settings_or_ranks_do(table: Tensor) -> None:
     """At most one subspace per distinct row, at most `max_subspaces`, and none whose rank would be zero."""
     few = table[:3].repeat(4, 1)
-    assert [t.n_subspaces for t in doubled(search_subspaces(few, None, budget=100)[1])] in ([1], [1, 2])
-    _, capped = search_subspaces(table, None, budget=0.3 * table.numel(), max_subspaces=2)
+    assert [t.n_subspaces for t in doubled(search_subspaces(few, None, SearchSettings(100))[1])] in ([1], [1, 2])
+    _, capped = search_subspaces(table, None, SearchSettings(0.3 * table.numel(), max_subspaces=2))
     assert [trial.n_subspaces for trial in doubled(capped)] == [1, 2]
     assert max(trial.n_subspaces for trial in capped) == 2
-    _, ranked = search_subspaces(table[:20], None, budget=60, free=False)
+    _, ranked = search_subspaces(table[:20], None, SearchSettings(60, free=False))
     assert [trial.n_subspaces for trial in ranked] in ([1], [1, 2])  # four subspaces need 20 + 4 x 16 = 84
 
 
@@ -109,12 +112,12 @@ def test_a_budget_below_rank_one_is_refused(table: Tensor) -> None:
     """600 rows in one subspace of rank 1 take 616 parameters; the message says so."""
     for free in (True, False):
         with pytest.raises(BudgetError, match=r"budget of 615 parameters .* 600 x 16 table; hint: .* 616"):
-            search_subspaces(table, None, budget=615, free=free)
-    assert search_subspaces(table, None, budget=616, max_subspaces=1)[0].ranks == [1]
+            search_subspaces(table, None, SearchSettings(615, free=free))
+    assert search_subspaces(table, None, SearchSettings(616, max_subspaces=1))[0].ranks == [1]
 
 
 def test_rows_of_zeros_lose_nothing() -> None:
     """A table without energy has one subspace and no cost, rather than a division by zero."""
-    found, trials = search_subspaces(torch.zeros(6, 4), None, budget=12)
+    found, trials = search_subspaces(torch.zeros(6, 4), None, SearchSettings(12))
     assert found.cost == 0
     assert [trial.energy_lost for trial in trials] == [0] * len(trials)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import foldflat
 from foldflat import EmbeddingRecipe
+from foldflat.cluster.trials import SearchSettings
 from foldflat.errors import BudgetError, DataError, RecipeError
 
 
@@ -70,8 +71,8 @@ def test_the_search_never_needs_a_second_byte(padding_idx: int | None, monkeypat
     """A budget is turned into parameters before k is known, at one byte a row; k must keep to it."""
     asked: list[int] = []
 
-    def stopped(*_: Any, max_subspaces: int, **__: Any) -> None:
-        asked.append(max_subspaces)
+    def stopped(_: Any, __: Any, settings: SearchSettings, **___: Any) -> None:
+        asked.append(settings.max_subspaces)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("foldflat.embedding.fitting.search_subspaces", stopped)

@@ -5,7 +5,7 @@ A row of little energy keeps few coefficients and a row of much energy many, in 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from foldflat.axes import blocks
 from foldflat.cluster.alternate import Alternation
 from foldflat.cluster.assignment import assign_rows, assign_within, narrow_products_pay, squared_residuals
+from foldflat.cluster.groups import Group, layout, turned
 from foldflat.cluster.levels import best_levels, spending_multiplier
 from foldflat.cluster.rows import WeightedRows
 from foldflat.cluster.subspace import eigenbasis, gram_matrix, members_by_label
@@ -29,30 +30,9 @@ PHASES = 6
 
 _GRID = 32
 _STEPS_PER_PHASE = 3
-_TURNS = 2
 _LEAST_RAISE = 1.01
-_LEAST_SQUARED_RATIO = 1e-11
 
 Array = NDArray[np.float64]
-
-
-@dataclass
-class _Group:
-    """Hold one basis and the ranks of the subspaces in it.
-
-    Attributes:
-        directions: (at most d, d) orthonormal rows, the ones worth keeping first.
-        ranks: increasing, without repetition; the last is what the basis stores.
-    """
-
-    directions: Tensor
-    ranks: list[int]
-
-    @property
-    def segments(self) -> list[Tensor]:
-        """Return the directions that each rank adds to the one before."""
-        starts = [0, *self.ranks[:-1]]
-        return [self.directions[start:stop] for start, stop in zip(starts, self.ranks, strict=True)]
 
 
 def nest(
@@ -110,16 +90,16 @@ def nest(
     return _without_unused(nested)
 
 
-def _first_groups(rows: WeightedRows, state: Alternation) -> tuple[list[_Group], Tensor]:
+def _first_groups(rows: WeightedRows, state: Alternation) -> tuple[list[Group], Tensor]:
     """Return groups with their directions in order, and the group (m,) of every row."""
     if not state.groups:
         members = members_by_label(state.labels, len(state.bases))
-        return [_Group(eigenbasis(gram_matrix(rows, chosen))[1], []) for chosen in members], state.labels
+        return [Group(eigenbasis(gram_matrix(rows, chosen))[1], []) for chosen in members], state.labels
     longest: dict[int, Tensor] = {}
     for group, basis in zip(state.groups, state.bases, strict=True):
         if len(basis) >= len(longest.get(group, basis)):
             longest[group] = basis
-    groups = [_Group(basis, []) for _, basis in sorted(longest.items())]
+    groups = [Group(basis, []) for _, basis in sorted(longest.items())]
     numbers = {group: i for i, group in enumerate(sorted(longest))}
     labels = state.labels
     if len(labels) != len(rows):
@@ -129,7 +109,7 @@ def _first_groups(rows: WeightedRows, state: Alternation) -> tuple[list[_Group],
 
 def _choose_ranks(
     rows: WeightedRows,
-    groups: Sequence[_Group],
+    groups: Sequence[Group],
     owners: Tensor,
     grid: NDArray[np.int64],
     budget: float,
@@ -157,7 +137,7 @@ def _choose_ranks(
     return multiplier
 
 
-def _captured_on_grid(rows: WeightedRows, members: Tensor, group: _Group, grid: NDArray[np.int64]) -> Array:
+def _captured_on_grid(rows: WeightedRows, members: Tensor, group: Group, grid: NDArray[np.int64]) -> Array:
     """Return (members, grid) the weighted energy that the first directions capture of each row."""
     table = np.zeros((len(members), len(grid)))
     for part in blocks(len(members), 2 * rows.n_features):
@@ -167,24 +147,14 @@ def _captured_on_grid(rows: WeightedRows, members: Tensor, group: _Group, grid: 
     return table
 
 
-def _layout(groups: Sequence[_Group], device: torch.device) -> tuple[list[Tensor], Tensor, list[int]]:
-    """Return the segments, (segments, subspaces) which of them make up each subspace, and the group of each."""
-    segments = [segment for group in groups for segment in group.segments]
-    owners = [g for g, group in enumerate(groups) for _ in group.ranks]
-    same = torch.tensor(owners)[:, None] == torch.tensor(owners)
-    return segments, same.triu().to(device), owners
-
-
-def _assign(rows: WeightedRows, nested: Alternation, groups: Sequence[_Group]) -> None:
-    segments, parts, nested.groups = _layout(groups, rows.table.device)
+def _assign(rows: WeightedRows, nested: Alternation, groups: Sequence[Group]) -> None:
+    segments, parts, nested.groups = layout(groups, rows.table.device)
     # the cost is computed from the refit, so rounding of the products does not show in it
     narrow = narrow_products_pay(rows, sum(len(segment) for segment in segments), 1.0)
     nested.labels, _ = assign_rows(rows, segments, nested.multiplier, narrow=narrow, parts=parts)
 
 
-def _refit(
-    rows: WeightedRows, nested: Alternation, groups: Sequence[_Group], basis_price: float
-) -> tuple[float, float]:
+def _refit(rows: WeightedRows, nested: Alternation, groups: Sequence[Group], basis_price: float) -> tuple[float, float]:
     """Turn every basis towards the energy of the rows that use its directions; return energy captured, parameters."""
     members = members_by_label(nested.labels, len(nested.groups))
     saved, parameters, first = 0.0, 0.0, 0
@@ -194,7 +164,7 @@ def _refit(
         grams = [gram_matrix(rows, chosen) for chosen in own]
         # rows of a higher rank use the lower segments as well
         users = list(torch.stack(grams).flip(0).cumsum(0).flip(0))
-        kept = _turned(group.segments, users)
+        kept = turned(group.segments, users)
         saved += sum(float(((part @ gram) * part).sum()) for part, gram in zip(kept, users, strict=True))
         group.directions = torch.cat(kept)
         parameters += sum(
@@ -202,32 +172,6 @@ def _refit(
         )
         parameters += basis_price * group.ranks[-1]
     return saved, parameters
-
-
-def _turned(segments: list[Tensor], grams: list[Tensor]) -> list[Tensor]:
-    """Return orthonormal segments that capture at least as much, each with its directions of most energy first."""
-    sizes = [len(segment) for segment in segments]
-    if sum(sizes):
-        for _ in range(_TURNS):
-            pulled = torch.cat([segment @ gram for segment, gram in zip(segments, grams, strict=True)])
-            segments = list(_polar(pulled).split(sizes))
-    return [_ordered(segment, gram) for segment, gram in zip(segments, grams, strict=True)]
-
-
-def _polar(matrix: Tensor) -> Tensor:
-    """Return the matrix (r, d) with orthonormal rows that is nearest to `matrix`."""
-    wide = matrix.double()
-    values, vectors = torch.linalg.eigh(wide @ wide.T)
-    if float(values[0]) > _LEAST_SQUARED_RATIO * float(values[-1]):
-        inverse_root: Tensor = (vectors * values.rsqrt()) @ vectors.T
-        return (inverse_root @ wide).to(matrix.dtype)
-    left, _, right = torch.linalg.svd(wide, full_matrices=False)
-    nearest: Tensor = left @ right
-    return nearest.to(matrix.dtype)
-
-
-def _ordered(segment: Tensor, gram: Tensor) -> Tensor:
-    return eigenbasis(segment @ gram @ segment.T)[1] @ segment if len(segment) else segment
 
 
 def _completed(kept: Tensor, gram: Tensor) -> Tensor:
@@ -242,10 +186,10 @@ def _completed(kept: Tensor, gram: Tensor) -> Tensor:
 
 
 def _meet_budget(
-    rows: WeightedRows, nested: Alternation, groups: Sequence[_Group], budget: float, basis_price: float
+    rows: WeightedRows, nested: Alternation, groups: Sequence[Group], budget: float, basis_price: float
 ) -> None:
     """Assign every row with the smallest multiplier at which the budget holds."""
-    segments, parts, nested.groups = _layout(groups, rows.table.device)
+    segments, parts, nested.groups = layout(groups, rows.table.device)
     residuals = squared_residuals(rows, segments, parts=parts)
     residuals.mul_(rows.weights[:, None].to(residuals.dtype))
     ranks = torch.tensor(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from foldflat.axes import blocks
+from foldflat.cluster.source import RowSource
 from foldflat.errors import DataError, DenseWeightError
 
 __all__ = ["CompressedEmbedding", "CompressedHead", "check_finite"]
@@ -150,17 +151,18 @@ class CompressedHead(nn.Module):
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
-def check_finite(table: Tensor, name: str) -> None:
+def check_finite(table: RowSource, name: str) -> None:
     """Raise DataError naming the table and the first row where a number is not finite."""
     if table.device.type == "meta":
         raise DataError(f"table `{name}` is on the meta device, without weights; hint: load them first")
     for part in blocks(table.shape[0], table.shape[1]):
-        finite = torch.isfinite(table[part]).all(1)
+        rows = table[part]
+        finite = torch.isfinite(rows)
         if not bool(finite.all()):
-            row = part.start + int(torch.nonzero(~finite)[0])
-            value = table[row][~torch.isfinite(table[row])][0].item()
+            row = int(torch.nonzero(~finite)[0, 0])
+            value = rows[row][~finite[row]][0].item()
             raise DataError(
-                f"table `{name}` has {value} in row {row} of {table.shape[0]}; weights must be finite\n"
+                f"table `{name}` has {value} in row {part.start + row} of {table.shape[0]}; weights must be finite\n"
                 "hint: the training run that wrote it diverged, or the file is damaged; use an earlier checkpoint"
             )
 

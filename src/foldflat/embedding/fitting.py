@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from foldflat.cluster.allocation import largest_equal_rank
-from foldflat.cluster.fit import Clustering, fit_table
-from foldflat.cluster.search import Trial, search_subspaces
+from foldflat.cluster.fit import Clustering
+from foldflat.cluster.search import search_subspaces
+from foldflat.cluster.trials import SearchSettings, Trial
 from foldflat.embedding.base import CompressedEmbedding
 from foldflat.embedding.baselines import QuantizedEmbedding
 from foldflat.embedding.error import table_error
@@ -18,7 +18,7 @@ from foldflat.embedding.recipe import EmbeddingRecipe, stored_dtype
 from foldflat.embedding.storage import FORMATS
 from foldflat.errors import BudgetError, RecipeError
 
-__all__ = ["Fitted", "Table", "fit"]
+__all__ = ["Fitted", "Table", "dense_bytes", "describe", "fit", "settings_for"]
 
 Watch = Callable[[str], None]
 
@@ -92,45 +92,45 @@ def _fit_format(table: Table, name: str) -> Fitted:
     return Fitted(module, name)
 
 
-def _fit_subspaces(table: Table, recipe: EmbeddingRecipe, parameters: float, watch: Watch | None) -> Fitted:
-    n, d = table.weight.shape
-    rows = n - (table.padding_idx is not None)
-    weights = _row_weights(table)
+def settings_for(table: Table, recipe: EmbeddingRecipe, parameters: float | None = None) -> SearchSettings:
+    """Return what to ask of the clustering; `parameters` default to the recipe's budget for this table.
+
+    Raises:
+        BudgetError: the budget is below the smallest replacement; the message names it.
+        RecipeError: k > n.
+    """
+    rows = table.weight.shape[0] - (table.padding_idx is not None)
     k = 1 if recipe.method == "svd" else recipe.n_subspaces
     if isinstance(k, int) and k > rows:
         raise RecipeError(f"`n_subspaces` is {k}, more than the {rows} rows of table `{table.name}`")
-    _check_smallest(table, recipe, parameters, 1 if k == "auto" else k)
-    trials: list[Trial] = []
-    if k == "auto":
-        found, trials = search_subspaces(
-            table.weight,
-            weights,
-            budget=parameters,
-            free=recipe.free_ranks,
-            max_subspaces=_most_with_one_byte(table),
-            max_iter=_MAX_ITER,
-            tol=_TOL,
-            seed=recipe.seed,
-            watch=None if watch is None else lambda trial: watch(_describe(table, trial)),
-        )
-    else:
-        equal = k == 1 or not recipe.free_ranks
-        found = fit_table(
-            table.weight,
-            weights,
-            n_subspaces=k,
-            rank=largest_equal_rank(rows, d, k, parameters) if equal else None,
-            budget=None if equal else parameters,
-            max_iter=_MAX_ITER,
-            tol=_TOL,
-            seed=recipe.seed,
-        )
-    return Fitted(_module(table, recipe, found), recipe.method, trials, found.converged)
+    budget = _parameters(table, recipe) if parameters is None else parameters
+    _check_smallest(table, recipe, budget, 1 if k == "auto" else k)
+    return SearchSettings(
+        budget,
+        free=recipe.free_ranks and k != 1,
+        n_subspaces=None if k == "auto" else k,
+        max_subspaces=_most_with_one_byte(table) if k == "auto" else k,
+        max_iter=_MAX_ITER,
+        tol=_TOL,
+        seed=recipe.seed,
+    )
 
 
-def _describe(table: Table, trial: Trial) -> str:
+def describe(name: str, trial: Trial) -> str:
+    """Return a line of progress."""
     shared = f" in {trial.n_bases} bases" if trial.n_bases < trial.n_subspaces else ""
-    return f"{table.name or 'table'}: {trial.n_subspaces} subspaces{shared} lose {trial.energy_lost:.2%} of the energy"
+    return f"{name}: {trial.n_subspaces} subspaces{shared} lose {trial.energy_lost:.2%} of the energy"
+
+
+def _fit_subspaces(table: Table, recipe: EmbeddingRecipe, parameters: float, watch: Watch | None) -> Fitted:
+    settings = settings_for(table, recipe, parameters)
+    found, trials = search_subspaces(
+        table.weight,
+        _row_weights(table),
+        settings,
+        watch=None if watch is None else lambda trial: watch(describe(table.name or "table", trial)),
+    )
+    return Fitted(_module(table, recipe, found), recipe.method, trials, found.converged)
 
 
 def _module(table: Table, recipe: EmbeddingRecipe, found: Clustering) -> SubspaceEmbedding:

@@ -4,19 +4,21 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+import torch
 from torch import nn
 
+from foldflat.cluster.source import RowSource
 from foldflat.embedding.base import CompressedEmbedding, check_finite
 from foldflat.embedding.baselines import QuantizedEmbedding
-from foldflat.embedding.error import table_error
-from foldflat.embedding.fitting import Table, Watch, dense_bytes, fit
+from foldflat.embedding.error import TableError, table_error
+from foldflat.embedding.fitting import Fitted, Table, Watch, fit
 from foldflat.embedding.recipe import EmbeddingRecipe
 from foldflat.embedding.storage import FORMATS
 from foldflat.errors import FormatVersionError, PlanMismatchError
 from foldflat.model.probe import FoundTable
 from foldflat.model.size import tensor_sha256
 
-__all__ = ["PLAN_FORMAT", "EmbeddingPlan", "TablePlan", "check_fits_model", "plan_tables"]
+__all__ = ["PLAN_FORMAT", "EmbeddingPlan", "TablePlan", "check_fits_model", "plan_tables", "table_plan"]
 
 PLAN_FORMAT = 1
 _RIVAL_ROWS = 16384
@@ -165,31 +167,37 @@ def _plan_table(
         parameter.requires_grad_(item.embedding.weight.requires_grad)
     error = table_error(table.weight, fitted.module, table.row_weights)
     fits[item.name] = fitted.module
+    return table_plan(table.weight, fitted, error, names=list(item.names), heads=list(item.heads))
+
+
+def table_plan(rows: RowSource, fitted: Fitted, error: TableError, *, names: list[str], heads: list[str]) -> TablePlan:
+    """Return the entry of a plan for a table (n, d) that is fitted."""
+    n, d = rows.shape
     return TablePlan(
-        names=list(item.names),
-        heads=list(item.heads),
-        shape=list(table.weight.shape),
-        dtype=str(table.weight.dtype).removeprefix("torch."),
-        sha256=tensor_sha256(table.weight),
+        names=names,
+        heads=heads,
+        shape=[n, d],
+        dtype=str(rows.dtype).removeprefix("torch."),
+        sha256=tensor_sha256(rows),
         method=fitted.method,
         spec=fitted.module.spec(),
-        parameters_before=table.weight.numel(),
+        parameters_before=n * d,
         parameters_after=fitted.module.parameters_stored,
-        size_bytes_before=dense_bytes(table),
+        size_bytes_before=n * d * rows.dtype.itemsize,
         size_bytes_after=fitted.module.size_bytes,
         energy_lost=error.energy_lost,
         weighted_energy_lost=error.weighted,
         trials=[asdict(trial) for trial in fitted.trials],
-        rivals=_rivals(table),
+        rivals=_rivals(rows),
         converged=fitted.converged,
         seconds=fitted.seconds,
     )
 
 
-def _rivals(table: Table) -> dict[str, dict[str, float]]:
+def _rivals(rows: RowSource) -> dict[str, dict[str, float]]:
     # what integers lose differs little between rows, so a part of a large table tells
-    n = table.weight.shape[0]
-    weight = table.weight[:: -(-n // _RIVAL_ROWS)]
+    n = rows.shape[0]
+    weight = rows[torch.arange(0, n, -(-n // _RIVAL_ROWS), device=rows.device)]
     rivals = {}
     for name in FORMATS:
         module = QuantizedEmbedding.from_table(weight, name)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from foldflat.axes import blocks
+from foldflat.cluster.source import RowSource
 
 __all__ = ["model_size_bytes", "tensor_sha256"]
 
@@ -20,10 +21,9 @@ def model_size_bytes(model: nn.Module) -> int:
     return sum(tensors.values())
 
 
-def tensor_sha256(tensor: Tensor) -> str:
+def tensor_sha256(tensor: Tensor | RowSource) -> str:
     """Return the SHA-256 of the numbers of a tensor (n, ..), row after row."""
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    flat = tensor.detach()
-    for part in blocks(flat.shape[0], max(1, flat[:1].numel())):
-        digest.update(flat[part].contiguous().cpu().view(torch.uint8).numpy().data)
+    for part in blocks(tensor.shape[0], max(1, tensor[:1].numel())):
+        digest.update(tensor[part].detach().contiguous().cpu().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -4,22 +4,26 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import foldflat
 from foldflat.checkpoint import check_target, save_model_files, writing_folder
+from foldflat.cluster.distributed import Alone, Team
 from foldflat.embedding.base import CompressedEmbedding, CompressedHead
 from foldflat.embedding.fitting import Watch
 from foldflat.embedding.plan import EmbeddingPlan
 from foldflat.embedding.recipe import EmbeddingRecipe
-from foldflat.errors import UnsupportedModelError
+from foldflat.errors import RecipeError, UnsupportedModelError
 from foldflat.model.hub.reading import copy_companions, front_matter
 from foldflat.model.manifest import write_manifest
 from foldflat.model.size import model_size_bytes
 from foldflat.pipeline import Result, apply, as_module, compress, densify_model, plan, plan_report
 from foldflat.report import markdown
 from foldflat.workflow.sources import Source, open_source
+from foldflat.workflow.table_files import open_rows
+from foldflat.workflow.tables import compress_rows, is_streamed
 
 __all__ = ["compress_folder", "densify_folder", "inspect_model", "plan_source", "refuse_compressed", "save_folder"]
 
@@ -30,18 +34,44 @@ def compress_folder(
     recipe: EmbeddingRecipe | EmbeddingPlan,
     *,
     overwrite: bool = False,
+    checkpoint: str | os.PathLike[str] | None = None,
+    team: Team | None = None,
     watch: Watch | None = None,
-) -> Result:
+) -> Result | None:
     """Compress a model on disk to a complete folder: weights, tokenizer, other modules, model card.
+
+    A large table in a file is read chunk by chunk and never held whole; several processes may share it. Only rank 0
+    writes and returns a result.
 
     Args:
         source: a folder, hub name or table file, or one that is open already.
         target: folder to make.
         recipe: what is asked, or a plan to follow.
         overwrite: replace a target that exists.
+        checkpoint: file that keeps the state of a large table's fit, for a run that is cut off; default beside
+            `target`, deleted at the end.
+        team: the processes that share a table; default this one alone.
         watch: called with a line of progress.
     """
     check_target(target, overwrite=overwrite)
+    team = Alone() if team is None else team
+    rows = open_rows(source) if isinstance(source, str) else None
+    if rows is not None and isinstance(recipe, EmbeddingRecipe) and is_streamed(rows, recipe, team):
+        table = Source(str(source), "table", torch.empty(rows.shape, device="meta"))
+        return compress_rows(
+            rows,
+            recipe,
+            lambda result: save_folder(result, target, table, overwrite=overwrite),
+            target,
+            team=team,
+            checkpoint=checkpoint,
+            overwrite=overwrite,
+            watch=watch,
+        )
+    if team.size > 1:
+        raise RecipeError(
+            f"{team.size} processes cannot share {source}; hint: they share a table in a file, by a recipe"
+        )
     opened = open_source(source) if isinstance(source, str) else source
     refuse_compressed(opened)
     if isinstance(recipe, EmbeddingPlan):

@@ -1,0 +1,166 @@
+"""Subspaces found on a sample, carried to all rows of a table in few passes."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from foldflat.cluster.groups import Group, turned
+from foldflat.cluster.subspace import eigenbasis
+from foldflat.cluster.sweep import Block, Totals, assign_and_total, assign_exactly, spending, totals_of
+from foldflat.errors import BudgetError
+
+__all__ = ["Refinement", "refine"]
+
+_THINNED_ROWS = 32768
+_THINNED_LADDERS = ((1.3, 16), (1.02, 16), (1.0015, 16))
+_LADDER = (1.00002, 512)
+_LEAST_MULTIPLIER = 1e-12
+_SMALLEST, _LARGEST = 1e-300, 1e300
+
+
+@dataclass
+class Refinement:
+    """Hold what passes over all rows have reached.
+
+    Attributes:
+        groups: bases and the ranks in each; ranks stay as they are.
+        multiplier: energy that one coefficient must save.
+        costs: after each pass, weighted squared distances + multiplier x parameters; none is above the one before.
+        passes: passes done, those of the final assignment left out.
+        converged: whether the relative change fell below the tolerance.
+    """
+
+    groups: list[Group]
+    multiplier: float
+    costs: list[float] = field(default_factory=list)
+    passes: int = 0
+    converged: bool = False
+
+
+def refine(
+    block: Block,
+    state: Refinement,
+    budget: float,
+    *,
+    max_passes: int,
+    tol: float,
+    store: Callable[[Refinement], None] | None = None,
+) -> Tensor:
+    """Alternate on all rows at one multiplier, then assign them within the budget; return int16 labels (n,).
+
+    `state` is moved on in place, and given to `store` after each pass: continued from what was stored last, a run
+    ends with the same bits.
+
+    Args:
+        block: the rows of this rank.
+        state: where to begin.
+        budget: parameters n_1 r_1 + .. + d x (longest rank of each basis) of the whole table.
+        max_passes: passes to make at most before the final assignment.
+        tol: relative change of the cost at which to stop earlier.
+        store: called after each pass.
+    """
+    while state.passes < max_passes and not state.converged:
+        totals = assign_and_total(block, state.groups, state.multiplier)
+        before = state.costs[-1] if state.costs else float("inf")
+        lost = _refit(block, state.groups, totals)
+        state.costs.append(lost + state.multiplier * _parameters(state.groups, totals))
+        state.passes += 1
+        state.converged = before - state.costs[-1] <= tol * before < float("inf")
+        if store is not None:
+            store(state)
+    left = budget - sum(group.ranks[-1] for group in state.groups) * block.rows.shape[1]
+    state.multiplier = _spending_multiplier(block, state.groups, state.multiplier, left)
+    labels = assign_exactly(block, state.groups, state.multiplier)
+    _refit(block, state.groups, totals_of(block, labels, sum(len(group.ranks) for group in state.groups)))
+    return labels
+
+
+def _refit(block: Block, groups: Sequence[Group], totals: Totals) -> float:
+    """Turn every basis to the energy of its rows, each rank some of them; return the energy lost."""
+    device, dtype = totals.grams.device, totals.grams.dtype
+    sizes = [len(group.ranks) for group in groups]
+    captured = torch.zeros(1, dtype=torch.float64)
+    directions = [torch.zeros(group.ranks[-1], block.rows.shape[1], dtype=dtype, device=device) for group in groups]
+    for i, (group, grams) in enumerate(zip(groups, totals.grams.split(sizes), strict=True)):
+        if i % block.team.size == block.team.rank:
+            directions[i], saved = _fitted(group, grams)
+            captured += saved
+    flat = block.team.total(torch.cat(directions))
+    for group, turned_directions in zip(groups, flat.split([len(part) for part in directions]), strict=True):
+        group.directions = turned_directions
+    return totals.energy - float(block.team.total(captured))
+
+
+def _fitted(group: Group, grams: Tensor) -> tuple[Tensor, float]:
+    if len(group.ranks) == 1:
+        if not grams.any():
+            return group.directions, 0.0
+        values, vectors = eigenbasis(grams[0])
+        return vectors[: group.ranks[0]], float(values[: group.ranks[0]].double().sum())
+    # rows of a higher rank use the lower segments as well
+    users = list(grams.flip(0).cumsum(0).flip(0))
+    kept = turned(group.segments, users)
+    saved = sum(float(((part @ gram) * part).double().sum()) for part, gram in zip(kept, users, strict=True))
+    return torch.cat(kept), saved
+
+
+def _parameters(groups: Sequence[Group], totals: Totals) -> float:
+    ranks = torch.tensor([rank for group in groups for rank in group.ranks], dtype=torch.float64)
+    bases = sum(group.ranks[-1] for group in groups) * totals.grams.shape[1]
+    return float(ranks @ totals.counts.cpu()) + bases
+
+
+def _spending_multiplier(block: Block, groups: Sequence[Group], multiplier: float, numbers: float) -> float:
+    """Return a multiplier at which the coefficients of all rows fit, at most 2e-5 above the smallest."""
+    if len({rank for group in groups for rank in group.ranks}) == 1:
+        return multiplier
+    energy = float(block.team.total(torch.tensor(_energy(block))))
+    multiplier = max(multiplier, _LEAST_MULTIPLIER * energy, torch.finfo(torch.float64).tiny)
+    thin, share = _thinned(block)
+    if spending(block, groups, [0.0])[0] <= numbers:
+        return 0.0
+    for ratio, rungs in _THINNED_LADDERS:
+        multiplier = _climb(thin, groups, multiplier, numbers * share, ratio, rungs)
+    return _climb(block, groups, multiplier, numbers, *_LADDER)
+
+
+def _climb(block: Block, groups: Sequence[Group], multiplier: float, numbers: float, ratio: float, reach: int) -> float:
+    """Return the smallest multiplier that keeps to the numbers, but for a factor of at most `ratio`.
+
+    One pass tries `reach` multipliers to both sides.
+    """
+    low, high, jump = 0.0, math.inf, 1
+    while high > low * ratio:
+        rungs = [multiplier * ratio**i for i in range(-reach, reach + 1)]
+        fitting = [spent <= numbers for spent in spending(block, groups, rungs)]
+        if any(fitting) and not fitting[0]:
+            return rungs[fitting.index(True)]
+        low, high = (low, rungs[0]) if fitting[0] else (rungs[-1], high)
+        jump *= 2
+        if low and high < math.inf:
+            multiplier = math.sqrt(low * high)
+        else:
+            multiplier = low * ratio ** (reach * jump) if low else high / ratio ** (reach * jump)
+        if not _SMALLEST < multiplier < _LARGEST:
+            break
+    if high < math.inf:
+        return high
+    raise BudgetError(f"{numbers:.0f} coefficients are too few for the ranks found on a sample; hint: raise the budget")
+
+
+def _energy(block: Block) -> float:
+    return sum(chunk.energy() for _, chunk in _thinned(block)[0].chunks())
+
+
+def _thinned(block: Block) -> tuple[Block, float]:
+    """Return every s-th row of the table, 32,768 in all, however many ranks hold it, and which part they are."""
+    sizes = torch.tensor([float(len(block)), 0.0], dtype=torch.float64)
+    stride = max(1, -(-int(block.team.total(sizes.clone())[0]) // _THINNED_ROWS))
+    chosen = torch.arange(-block.first % stride, len(block), stride)
+    weights = None if block.weights is None else block.weights[chosen.to(block.weights.device)]
+    sizes[1] = len(chosen)
+    whole, part = block.team.total(sizes).tolist()
+    return Block(block.rows[chosen.to(block.rows.device)], weights, block.team), part / whole

@@ -1,0 +1,216 @@
+"""How many subspaces? Double k while the cost at equal parameters falls, then nest the best."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from foldflat.cluster.allocation import largest_equal_rank
+from foldflat.cluster.alternate import Alternation
+from foldflat.cluster.assignment import assign_within, squared_residuals
+from foldflat.cluster.fit import continue_fit, fitted_cost
+from foldflat.cluster.nesting import LEVELS, PHASES, nest
+from foldflat.cluster.rows import WeightedRows
+from foldflat.cluster.seeding import first_partition
+
+__all__ = ["Problem", "SearchSettings", "Trial", "choose_subspaces", "multiplier_for"]
+
+_SHORT_STEPS = 16
+_SHORT_TOL = 1e-3
+_ANNEALING_STEPS = 24
+_SAMPLE_ANNEALING_STEPS = 8
+_SAMPLE_PHASES = 3
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Record one number of subspaces that was tried.
+
+    Attributes:
+        n_subspaces: k.
+        energy_lost: weighted squared distances over weighted energy, after a short run, or after nesting.
+        rows: rows that the short run fitted; where they are a sample, the loss is that of 8,192 others.
+        n_bases: bases that the subspaces are spanned by; fewer than k where subspaces lie within one another.
+    """
+
+    n_subspaces: int
+    energy_lost: float
+    rows: int
+    n_bases: int
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Say what is asked of a table.
+
+    Attributes:
+        budget: parameters n_1 r_1 + .. + (ranks of the bases) d to spend on the whole table.
+        free: free ranks, also within shared bases; otherwise the largest equal rank that fits.
+        n_subspaces: the only k to try, with a basis for each; None for a search.
+        max_subspaces: k beyond which nothing is tried.
+        max_iter, tol: of the alternation.
+        seed: everything random follows from it.
+    """
+
+    budget: float
+    free: bool = True
+    n_subspaces: int | None = None
+    max_subspaces: int = 256
+    max_iter: int = 100
+    tol: float = 1e-4
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Hold what is asked, and the rows that answer for the table.
+
+    Attributes:
+        settings: what is asked.
+        rows: distinct rows to fit: all of them, or a sample.
+        judges: the same, or other rows to judge by. Many subspaces follow the noise of a sample, and would look
+            better on it than they are.
+        n: rows of the whole table.
+    """
+
+    settings: SearchSettings
+    rows: WeightedRows
+    judges: WeightedRows
+    n: int
+
+    @property
+    def is_sampled(self) -> bool:
+        """Return whether the rows are a part of the table."""
+        return self.judges is not self.rows
+
+    @property
+    def share(self) -> float:
+        """Return which part of the table's rows are fitted."""
+        return float(self.rows.counts.sum()) / self.n
+
+    def rank(self, k: int) -> int | None:
+        """Return the largest equal rank of k subspaces, None where ranks are free."""
+        if self.settings.free:
+            return None
+        return largest_equal_rank(self.n, self.rows.n_features, k, self.settings.budget)
+
+
+def choose_subspaces(problem: Problem, watch: Callable[[Trial], None] | None = None) -> tuple[Alternation, list[Trial]]:
+    """Return the cheapest subspaces of the rows to fit, and every trial."""
+    trials = _Trials(problem, watch)
+    shorts = _try_out(problem, trials)
+    best = _run(problem, shorts[-1].labels, len(shorts[-1].bases), short=False)
+    if problem.settings.free and problem.settings.n_subspaces is None:
+        best = _nest_best(problem, [*shorts[:-1], best], trials) or best
+    return best, trials.found
+
+
+def multiplier_for(problem: Problem, state: Alternation) -> float:
+    """Return the multiplier at which rows that were not fitted take as many numbers each as the fitted ones.
+
+    That of the fitted rows would let others take more: their noise is in no basis.
+    """
+    return _judged(problem, state)[1] * problem.judges.scale
+
+
+class _Trials:
+    """Judge what short and long runs found, and keep the record."""
+
+    def __init__(self, problem: Problem, watch: Callable[[Trial], None] | None) -> None:
+        self.found: list[Trial] = []
+        self._problem, self._watch = problem, watch
+        self._energy = problem.judges.scale * problem.judges.energy()
+
+    def lost(self, state: Alternation) -> float:
+        """Return the share of the energy that a run loses on the rows it is judged by."""
+        if not self._energy:
+            return 0.0
+        if self._problem.is_sampled:
+            return self._problem.judges.scale * _judged(self._problem, state)[0] / self._energy
+        return fitted_cost(self._problem.rows, state) / self._energy
+
+    def add(self, state: Alternation) -> float:
+        """Record a run; return what it loses."""
+        trial = Trial(len(state.bases), self.lost(state), len(self._problem.rows), _n_bases(state))
+        self.found.append(trial)
+        if self._watch is not None:
+            self._watch(trial)
+        return trial.energy_lost
+
+
+def _n_bases(state: Alternation) -> int:
+    return len(set(state.groups)) if state.groups else len(state.bases)
+
+
+def _try_out(problem: Problem, trials: _Trials) -> list[Alternation]:
+    """Return short runs with 1, 2, 4, .. subspaces, each cheaper than the one before."""
+    shorts: list[Alternation] = []
+    most = min(problem.settings.max_subspaces, len(problem.rows))
+    least, k = float("inf"), problem.settings.n_subspaces or 1
+    while k <= most and problem.rank(k) != 0:
+        short = _run(problem, first_partition(problem.rows, k, "spherical", problem.settings.seed), k, short=True)
+        lost = trials.add(short)
+        if lost >= least:
+            break
+        shorts.append(short)
+        if problem.settings.n_subspaces is not None:
+            break
+        least, k = lost, 2 * k
+    return shorts
+
+
+def _run(problem: Problem, labels: Tensor, k: int, *, short: bool) -> Alternation:
+    annealing = _SAMPLE_ANNEALING_STEPS if problem.is_sampled else _ANNEALING_STEPS
+    return continue_fit(
+        problem.rows,
+        labels,
+        k,
+        problem.rank(k),
+        problem.settings.budget * problem.share,
+        basis_price=problem.rows.n_features * problem.share,
+        max_iter=_SHORT_STEPS if short else problem.settings.max_iter,
+        tol=_SHORT_TOL if short else problem.settings.tol,
+        annealing=0 if short or k == 1 else annealing,
+        seed=problem.settings.seed,
+    )
+
+
+def _nest_best(problem: Problem, states: list[Alternation], trials: _Trials) -> Alternation | None:
+    """Return the cheapest nesting of the last state or of those with a half, a quarter, .. of its subspaces.
+
+    None where none is cheaper than the last state itself.
+    """
+    best, least, before = None, trials.lost(states[-1]), float("inf")
+    for tried, state in enumerate(reversed(states)):
+        levels = min(LEVELS, problem.settings.max_subspaces // len(state.bases))
+        if levels < 2:
+            continue
+        nested = nest(
+            problem.rows,
+            _run(problem, state.labels, len(state.bases), short=False) if tried else state,
+            problem.settings.budget * problem.share,
+            basis_price=problem.rows.n_features * problem.share,
+            levels=levels,
+            phases=_SAMPLE_PHASES if problem.is_sampled else PHASES,
+            tol=problem.settings.tol,
+        )
+        lost = trials.add(nested)
+        if lost < least:
+            best, least = nested, lost
+        if lost >= before or problem.is_sampled:
+            break
+        before = lost
+    return best
+
+
+def _judged(problem: Problem, state: Alternation) -> tuple[float, float]:
+    """Return what the judges cost with as many numbers a row as the fitted rows take, and the multiplier for it."""
+    judges, device = problem.judges, problem.rows.table.device
+    ranks = torch.tensor([len(basis) for basis in state.bases], dtype=torch.float64, device=device)
+    fitted = problem.rows.counts
+    numbers = float((fitted * ranks[state.labels]).sum() / fitted.sum())
+    residuals = squared_residuals(judges, state.bases).double().mul_(judges.weights[:, None])
+    allowed = numbers * float(judges.counts.sum()) * (1 + 1e-9)
+    labels, multiplier = assign_within(judges, residuals, ranks, allowed, state.multiplier)
+    return float(residuals.gather(1, labels[:, None]).sum()), multiplier

@@ -1,0 +1,208 @@
+"""Large tables in files: read in pieces, on several processes, through a kill, and never more than asked."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from tests.tiny import planted_table
+from torch import Tensor
+
+import foldflat
+from foldflat.cluster import streaming, sweep
+from foldflat.cluster.distributed import Alone
+from foldflat.embedding.recipe import EmbeddingRecipe
+from foldflat.errors import DataError, ModelNotFoundError, RecipeError, TargetExistsError
+from foldflat.workflow import tables
+from foldflat.workflow.folders import compress_folder
+from foldflat.workflow.table_files import open_rows
+
+N, D = 600, 12
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def rows(monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """Return a table that counts as large here."""
+    for module in (streaming, tables):
+        monkeypatch.setattr(module, "SAMPLE_ROWS", 200)
+        monkeypatch.setattr(module, "JUDGE_ROWS", 100)
+    monkeypatch.setattr(sweep, "CHUNK_ELEMENTS", 100 * D)
+    return planted_table(N, D, 3, 3, noise=0.05)[0]
+
+
+def written(folder: Path, rows: Tensor) -> Path:
+    """Save a table as one file."""
+    file = folder / "table.safetensors"
+    save_file({"table": rows}, file)
+    return file
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_a_file_becomes_a_folder_that_holds_what_the_report_says(
+    tmp_path: Path, rows: Tensor, dtype: torch.dtype
+) -> None:
+    """Rows of every type come back from disk with the reported error and bytes, within the budget."""
+    file = written(tmp_path, rows.to(dtype))
+    result = compress_folder(str(file), tmp_path / "out", EmbeddingRecipe(keep_ratio=0.4))
+    assert result is not None
+    loaded = foldflat.load(tmp_path / "out")
+    original = rows.to(dtype).double()
+    rebuilt = loaded.to_dense()
+    lost = float((original - rebuilt.double()).square().sum() / original.square().sum())
+    (table,) = result.report["tables"]
+    assert rebuilt.dtype == dtype
+    # the error is measured before rows are rounded to the type of the table
+    assert table["energy_lost"] == pytest.approx(lost, rel=0.02 if dtype == torch.bfloat16 else 1e-3)
+    assert table["energy_lost"] < 0.5 * compress_error(file, tmp_path)
+    assert table["parameters_after"] <= 0.4 * N * D
+    assert table["size_bytes_after"] == loaded.size_bytes
+    assert set(table["rivals"]) == {"int8", "int4"}
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".") or "checkpoint" in path.name]
+
+
+def compress_error(file: Path, folder: Path) -> float:
+    """Return what the SVD loses at the same budget."""
+    result = compress_folder(str(file), folder / "svd", EmbeddingRecipe(keep_ratio=0.4, method="svd"), overwrite=True)
+    assert result is not None
+    return float(result.report["tables"][0]["energy_lost"])
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "npy"])
+def test_files_that_match_a_pattern_are_one_table(tmp_path: Path, rows: Tensor, kind: str) -> None:
+    """Shards in the order of their names give the same bits as the whole."""
+    for i, part in enumerate(rows.split(250)):
+        if kind == "npy":
+            np.save(tmp_path / f"part-{i}.npy", part.numpy())
+        else:
+            save_file({"table": part.contiguous()}, tmp_path / f"part-{i}.safetensors")
+    recipe = EmbeddingRecipe(keep_ratio=0.4)
+    compress_folder(str(tmp_path / f"part-*.{kind}"), tmp_path / "parts", recipe)
+    compress_folder(str(written(tmp_path, rows)), tmp_path / "whole", recipe)
+    weights = [(tmp_path / name / "model.foldflat.safetensors").read_bytes() for name in ("parts", "whole")]
+    assert weights[0] == weights[1]
+
+
+def test_row_weights_reach_every_chunk(tmp_path: Path, rows: Tensor) -> None:
+    """Heavy rows lose less than without weights, and the weighted error is that of the weights."""
+    weights = np.ones(N)
+    weights[:100] = 100
+    file = written(tmp_path, rows * torch.rand(N, 1, generator=torch.Generator().manual_seed(0)))
+    dense = {}
+    for name, given in (("plain", None), ("weighted", weights)):
+        result = compress_folder(str(file), tmp_path / name, EmbeddingRecipe(keep_ratio=0.35, row_weights=given))
+        assert result is not None
+        dense[name] = (foldflat.load(tmp_path / name).to_dense() - open_rows(str(file))[:N]).square().sum(1)
+    assert dense["weighted"][:100].sum() < dense["plain"][:100].sum()
+    energy = open_rows(str(file))[:N].square().sum(1)
+    expected = float(
+        torch.from_numpy(weights) @ dense["weighted"].double() / (torch.from_numpy(weights) @ energy.double())
+    )
+    assert result.report["tables"][0]["weighted_energy_lost"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_what_cannot_be_done_says_so_and_leaves_nothing(tmp_path: Path, rows: Tensor) -> None:
+    """Infinite numbers, an existing target, weights of another length, a pattern without files, other shards."""
+    recipe = EmbeddingRecipe(keep_ratio=0.4)
+    bad = rows.clone()
+    bad[333, 2] = torch.inf
+    file = written(tmp_path, bad)
+    with pytest.raises(DataError, match=r"inf in row 333 of 600"):
+        compress_folder(str(file), tmp_path / "out", recipe)
+    written(tmp_path, rows)
+    with pytest.raises(DataError, match=r"shape \(5,\), but table `table` has 600 rows"):
+        compress_folder(str(file), tmp_path / "out", EmbeddingRecipe(keep_ratio=0.4, row_weights=np.ones(5)))
+    with pytest.raises(ModelNotFoundError, match="no file matches"):
+        compress_folder(str(tmp_path / "x-*.npy"), tmp_path / "out", recipe)
+    np.save(tmp_path / "y-0.npy", np.zeros((4, 3), np.float32))
+    np.save(tmp_path / "y-1.npy", np.zeros((4, 2), np.float32))
+    with pytest.raises(DataError, match=r"y-1.npy has rows of 2 .*y-0.npy of 3"):
+        compress_folder(str(tmp_path / "y-*.npy"), tmp_path / "out", recipe)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "kept").write_text("mine")
+    with pytest.raises(TargetExistsError, match="not empty"):
+        compress_folder(str(file), tmp_path / "full", recipe)
+    assert not (tmp_path / "out").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_coefficients_too_large_for_their_type_are_refused(tmp_path: Path, rows: Tensor) -> None:
+    """Rows that float16 holds may have coefficients that it does not: an error, not infinities."""
+    file = written(tmp_path, (rows / rows.abs().max() * 60_000).half())
+    with pytest.raises(DataError, match=r"do not fit into torch.float16; hint: coefficients='float32'"):
+        compress_folder(str(file), tmp_path / "out", EmbeddingRecipe(keep_ratio=0.4))
+    result = compress_folder(str(file), tmp_path / "out", EmbeddingRecipe(keep_ratio=0.4, coefficients="float32"))
+    assert result is not None
+    assert result.report["tables"][0]["energy_lost"] < 0.2
+
+
+class _Two(Alone):
+    size = 2
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (EmbeddingRecipe(method="int8"), "2 processes cannot share method 'int8'"),
+        (EmbeddingRecipe(max_error=0.1), "2 processes cannot share method 'subspaces' with `max_error`"),
+    ],
+)
+def test_processes_share_only_what_can_be_shared(
+    tmp_path: Path, rows: Tensor, recipe: EmbeddingRecipe, message: str
+) -> None:
+    """Integers and a search for the error are for one process; so are models in folders."""
+    with pytest.raises(RecipeError, match=message):
+        compress_folder(str(written(tmp_path, rows)), tmp_path / "out", recipe, team=_Two())
+    with pytest.raises(RecipeError, match="2 processes cannot share"):
+        compress_folder(str(tmp_path), tmp_path / "out", EmbeddingRecipe(), team=_Two())
+
+
+def command(*arguments: str, processes: int = 1) -> list[str]:
+    """Return a command line of foldflat, under torchrun for several processes."""
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)] if processes > 1 else []
+    return [sys.executable, *launcher, "-m", "foldflat", *arguments]
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """Write a table that is large without patching."""
+    return written(tmp_path, planted_table(41_000, 8, 3, 3, noise=0.05)[0])
+
+
+def test_two_processes_write_what_one_does(tmp_path: Path, large: Path) -> None:
+    """`torchrun` with gloo: one folder, the same error within 1e-5."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    errors = []
+    for processes in (1, 2):
+        target = tmp_path / str(processes)
+        asked = command("compress", str(large), "-k", "3", "--keep", "0.4", "-o", str(target), processes=processes)
+        subprocess.run(asked, check=True, env=environment, capture_output=True, cwd=tmp_path)
+        errors.append(json.loads((target / "foldflat.json").read_text())["report"]["tables"][0]["energy_lost"])
+        assert foldflat.load(target).to_dense().shape == (41_000, 8)
+    assert errors[0] == pytest.approx(errors[1], rel=1e-5)
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bits(tmp_path: Path, large: Path) -> None:
+    """Kill -9 after the first checkpoint; the same command then ends with the bits of a run that was left alone."""
+    settings = ("--keep", "0.4", "-k", "3")
+    asked = {name: command("compress", str(large), *settings, "-o", str(tmp_path / name)) for name in "ab"}
+    state = tmp_path / "a.checkpoint.safetensors"
+    process = subprocess.Popen(asked["a"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not state.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert state.exists()
+    assert not (tmp_path / "a").exists()
+    for name in "ab":
+        subprocess.run(asked[name], check=True, capture_output=True)
+    weights = [(tmp_path / name / "model.foldflat.safetensors").read_bytes() for name in "ab"]
+    assert weights[0] == weights[1]
+    assert not state.exists()
