@@ -14,7 +14,7 @@ from torch import Tensor
 
 from foldflat.axes import blocks
 from foldflat.cluster.alternate import Alternation
-from foldflat.cluster.assignment import assign_rows, assign_within, narrow_products_pay, squared_residuals
+from foldflat.cluster.assignment import assign_rows, assign_within, squared_residuals
 from foldflat.cluster.groups import Group, layout, turned
 from foldflat.cluster.levels import best_levels, spending_multiplier
 from foldflat.cluster.rows import WeightedRows
@@ -149,9 +149,8 @@ def _captured_on_grid(rows: WeightedRows, members: Tensor, group: Group, grid: N
 
 def _assign(rows: WeightedRows, nested: Alternation, groups: Sequence[Group]) -> None:
     segments, parts, nested.groups = layout(groups, rows.table.device)
-    # the cost is computed from the refit, so rounding of the products does not show in it
-    narrow = narrow_products_pay(rows, sum(len(segment) for segment in segments), 1.0)
-    nested.labels, _ = assign_rows(rows, segments, nested.multiplier, narrow=narrow, parts=parts)
+    # not in bfloat16: ranks of one basis cost nearly the same, so that nearly all rows would be tied
+    nested.labels, _ = assign_rows(rows, segments, nested.multiplier, parts=parts)
 
 
 def _refit(rows: WeightedRows, nested: Alternation, groups: Sequence[Group], basis_price: float) -> tuple[float, float]:

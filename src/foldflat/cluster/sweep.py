@@ -79,8 +79,8 @@ def assign_and_total(block: Block, groups: Sequence[Group], multiplier: float) -
     rank = sum(len(segment) for segment in segments)
     sums = _Sums(block, len(owners))
     for _, chunk in block.chunks():
-        # the cost is computed from the refit, so rounding of the products does not show in it
-        narrow = narrow_products_pay(chunk, rank, 1.0)
+        # ranks of one basis cost nearly the same: rows would nearly all be tied in bfloat16
+        narrow = len(owners) == len(groups) and narrow_products_pay(chunk, rank, 1.0)
         labels, _ = assign_rows(chunk, segments, multiplier, narrow=narrow, parts=parts)
         sums.add(chunk, labels)
     return sums.over(block.team)
