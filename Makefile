@@ -17,6 +17,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export OMP_NUM_THREADS := $(THREADS)
 export MKL_NUM_THREADS := $(THREADS)
 
+# Tests use tables so small that a second thread only waits; as many processes, of one thread each, do not.
+TESTS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(THREADS) --dist loadgroup
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test slow check format wheel clean distclean
 
@@ -32,7 +35,7 @@ demo: $(STAMP) ## train a small model, compress its table, compare, save and rel
 	$(BIN)/foldflat demo
 
 test: $(STAMP) ## the default test suite
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 slow: $(STAMP) ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
@@ -42,7 +45,7 @@ check: $(STAMP) ## everything that CI runs
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 format: $(STAMP) ## format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix $(SOURCES)

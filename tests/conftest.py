@@ -15,7 +15,8 @@ os.environ.update(
     HF_HOME=str(ROOT / ".cache" / "huggingface"),
     TOKENIZERS_PARALLELISM="false",
 )
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# tables are tiny: a second thread waits more than it computes
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis  # noqa: E402  (below the environment that imports read)
 import pytest  # noqa: E402

@@ -19,6 +19,9 @@ import pytest
 
 from tests.tiny import planted_table, save_tiny_folder
 
+# in order, in one folder and one namespace: by one process
+pytestmark = pytest.mark.xdist_group("readme")
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 TABLES_SCRIPT = ROOT / "experiments" / "readme_tables.py"
@@ -96,7 +99,7 @@ BLOCKS = blocks_of(README.read_text(encoding="utf-8")) if README.is_file() else 
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
     """Make the folder that all blocks work in."""
     folder = tmp_path_factory.mktemp("readme")
-    save_tiny_folder(folder / "my-model", "distilbert", vocabulary=400)
+    save_tiny_folder(folder / "my-model", "distilbert", vocabulary=120)
     table, _ = planted_table(n=600, d=32, k=4, rank=6)
     np.save(folder / "table.npy", table.numpy())
     return Workplace(folder, {"__name__": "__readme__"})

@@ -13,6 +13,9 @@ from safetensors.torch import load_file, save_file
 import foldflat
 from tests.tiny import FAMILIES, tiny_inputs, tiny_model
 
+# `saved` holds the models of all cases, read by one new process
+pytestmark = pytest.mark.xdist_group("reload")
+
 CASES = [(family, tied, "subspaces") for family in FAMILIES for tied in (True, False)] + [
     (family, True, method) for family in ("bert", "gpt2") for method in ("svd", "int8", "int4")
 ]

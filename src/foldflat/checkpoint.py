@@ -23,7 +23,7 @@ from foldflat.errors import (
     TargetExistsError,
 )
 from foldflat.model import hub
-from foldflat.model.manifest import FOLDER_FORMAT, read_manifest, verify_files, write_manifest
+from foldflat.model.manifest import FOLDER_FORMAT, read_manifest, verified, write_manifest
 from foldflat.pipeline import Result, build_empty
 
 __all__ = ["load", "save", "writing_folder"]
@@ -96,7 +96,11 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     """
     folder = Path(path)
     manifest = read_manifest(folder)
-    verify_files(folder, manifest)
+    with verified(folder, manifest):
+        return _load_verified(folder, manifest, model)
+
+
+def _load_verified(folder: Path, manifest: dict[str, Any], model: nn.Module | None) -> nn.Module:
     inner = folder / manifest.get("inner", "")
     if (inner / "config.json").is_file():
         return _load_pretrained(inner, manifest)

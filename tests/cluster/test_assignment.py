@@ -84,6 +84,17 @@ def test_a_temperature_draws_from_the_gibbs_distribution() -> None:
     assert torch.equal(again, assign_rows(rows, bases, temperature=0.05, generator=torch.Generator().manual_seed(1))[0])
 
 
+def test_a_temperature_is_fair_to_more_than_two() -> None:
+    """Rows as near to two lines as each other, and further from a third: both take the same share, the third less."""
+    generator = torch.Generator().manual_seed(0)
+    rows = distinct_rows(torch.tensor([0.4**0.5, 0.4**0.5, 0.2**0.5]) * (1 + torch.rand(4000, 1, generator=generator)))
+    bases = [torch.eye(3)[i : i + 1] for i in range(3)]
+    labels, _ = assign_rows(rows, bases, temperature=0.1, generator=generator)
+    expected = torch.tensor([0.4, 0.4, 0.2]).div(0.1).softmax(0)
+    shares = torch.bincount(labels, minlength=3) / 4000
+    torch.testing.assert_close(shares, expected, atol=4 * (0.25 / 4000) ** 0.5, rtol=0)
+
+
 def test_subspaces_may_be_made_of_parts() -> None:
     """Three orthogonal parts in two bases: prices are those of the three subspaces they add up to."""
     rows, _ = fitted()

@@ -28,6 +28,16 @@ def test_a_loss_is_increasing_concave_and_has_the_slope_it_says(name: str, scale
     assert ((differences - middle).abs()[smooth] < 1e-3).all()
 
 
+@pytest.mark.parametrize("power", [1.0, 1.3, 2.0])
+@pytest.mark.parametrize("smallest", [0.0, 0.01])
+def test_a_power_has_the_slope_it_says(power: float, smallest: float) -> None:
+    """The derivative by the squared distance, as autograd finds it."""
+    loss = loss_named("power", power=power, smallest=smallest)
+    squares = torch.linspace(0.1, 9, 50, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(loss.value(squares).sum(), squares)
+    torch.testing.assert_close(loss.slope(squares.detach()), expected)
+
+
 def test_values_worked_out_by_hand() -> None:
     """At r = 1 and r = 3 with c = 2."""
     squares = torch.tensor([1.0, 9.0], dtype=torch.float64)

@@ -18,7 +18,7 @@ from foldflat.errors import CheckpointError, RecipeError, TargetExistsError
 
 TINY = DemoSettings(
     corpus=CorpusSettings(n_modules=3, max_passages_per_module=40),
-    vocabulary=400,
+    vocabulary=250,
     max_length=32,
     dim=16,
     hidden_dim=32,
@@ -130,7 +130,7 @@ def test_reload_check_sees_one_changed_weight(tmp_path: Path, monkeypatch: pytes
     """A folder that is not the model at hand, and one that cannot be opened, are errors."""
     corpus = build_corpus(TINY.corpus)
     bench = cached_bench(corpus, TINY, 0, QUIET)
-    result = foldflat.compress(bench.model, foldflat.EmbeddingRecipe(keep_ratio=0.6))
+    result = foldflat.compress(bench.model, foldflat.EmbeddingRecipe(method="svd"))
     foldflat.save(result, tmp_path / "saved", extra=bench.tokenizer.save_pretrained)
     passages = corpus.validation
     with torch.no_grad():

@@ -213,7 +213,9 @@ def test_row_weights_serve_the_rows_that_matter() -> None:
     weights[:10] = 1000
     lost = {}
     for name, given_weights in (("plain", None), ("weighted", weights)):
-        module = foldflat.compress(table, EmbeddingRecipe(keep_ratio=0.4, row_weights=given_weights)).model
+        module = foldflat.compress(
+            table, EmbeddingRecipe(keep_ratio=0.4, n_subspaces=4, row_weights=given_weights)
+        ).model
         lost[name] = float((table[:10] - module.to_dense()[:10]).square().sum())
     assert lost["weighted"] < 0.5 * lost["plain"]
 

@@ -41,30 +41,37 @@ def save_encoder(folder: Path, inner_name: str) -> Path:
     return target
 
 
-@pytest.mark.parametrize("inner_name", ["", "0_Transformer"])
-def test_a_sentence_encoder_gives_the_same_vectors_after_compressing_and_reloading(
-    tmp_path: Path, inner_name: str
-) -> None:
-    """Pooling and normalising are copied, so vectors equal those of the original with the new model put in."""
-    source = save_encoder(tmp_path, inner_name)
-    result = compress_folder(str(source), tmp_path / "small", EmbeddingRecipe(keep_ratio=0.5))
-    by_hand = SentenceTransformer(str(source), device="cpu")
-    before = by_hand.encode(SENTENCES)
-    by_hand[0].model = result.model
-    expected = by_hand.encode(SENTENCES)
+def vectors_in_new_process(folders: list[Path], output: Path) -> list[np.ndarray]:
+    """Encode the sentences with every folder, in one process elsewhere."""
     script = (
         "import sys, foldflat, numpy\nfrom sentence_transformers import SentenceTransformer\n"
-        f"vectors = SentenceTransformer({str(tmp_path / 'small')!r}, device='cpu').encode({SENTENCES!r})\n"
-        f"numpy.save({str(tmp_path / 'vectors.npy')!r}, vectors)\n"
+        f"found = [SentenceTransformer(folder, device='cpu').encode({SENTENCES!r}) for folder in sys.argv[2:]]\n"
+        "numpy.save(sys.argv[1], numpy.stack(found))\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, cwd="/", capture_output=True)
-    reloaded = np.load(tmp_path / "vectors.npy")
-    assert np.array_equal(reloaded, expected)
-    assert not np.allclose(reloaded, before, atol=1e-4), "a compressed table changes vectors"
+    command = [sys.executable, "-c", script, str(output), *map(str, folders)]
+    subprocess.run(command, check=True, cwd="/", capture_output=True)
+    return list(np.load(output))
 
-    densify_folder(str(tmp_path / "small"), tmp_path / "plain")
-    plain = SentenceTransformer(str(tmp_path / "plain"), device="cpu").encode(SENTENCES)
-    np.testing.assert_allclose(plain, expected, atol=1e-5)
+
+def test_a_sentence_encoder_gives_the_same_vectors_after_compressing_and_reloading(tmp_path: Path) -> None:
+    """Pooling and normalising are copied, so vectors equal those of the original with the new model put in."""
+    expected, places = [], [tmp_path / "top", tmp_path / "inner"]
+    for place, inner_name in zip(places, ["", "0_Transformer"], strict=True):
+        source = save_encoder(place, inner_name)
+        result = compress_folder(str(source), place / "small", EmbeddingRecipe(keep_ratio=0.5, n_subspaces=2))
+        by_hand = SentenceTransformer(str(source), device="cpu")
+        before = by_hand.encode(SENTENCES)
+        by_hand[0].model = result.model
+        expected.append(by_hand.encode(SENTENCES))
+        assert not np.allclose(expected[-1], before, atol=1e-4), "a compressed table changes vectors"
+
+    reloaded = vectors_in_new_process([place / "small" for place in places], tmp_path / "vectors.npy")
+
+    for place, found, wanted in zip(places, reloaded, expected, strict=True):
+        assert np.array_equal(found, wanted)
+        densify_folder(str(place / "small"), place / "plain")
+        plain = SentenceTransformer(str(place / "plain"), device="cpu").encode(SENTENCES)
+        np.testing.assert_allclose(plain, wanted, atol=1e-5)
 
 
 def test_companions_are_copied_and_weights_are_not(tmp_path: Path) -> None:

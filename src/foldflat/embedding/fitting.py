@@ -12,6 +12,7 @@ from foldflat.cluster.search import search_subspaces
 from foldflat.cluster.trials import SearchSettings, Trial
 from foldflat.embedding.base import CompressedEmbedding
 from foldflat.embedding.baselines import QuantizedEmbedding
+from foldflat.embedding.bounded import RatioSearch, svd_losses
 from foldflat.embedding.error import table_error
 from foldflat.embedding.module import MOST_BYTE_CODES, SubspaceEmbedding
 from foldflat.embedding.recipe import EmbeddingRecipe, stored_dtype
@@ -22,7 +23,7 @@ __all__ = ["Fitted", "Table", "dense_bytes", "describe", "fit", "settings_for"]
 
 Watch = Callable[[str], None]
 
-_ERROR_STEPS = 7
+_USUAL_ADVANTAGE = 0.3
 _MAX_ITER = 60
 _TOL = 3e-4
 
@@ -196,26 +197,24 @@ def _check_smallest(table: Table, recipe: EmbeddingRecipe, parameters: float, k:
 def _fit_to_error(table: Table, recipe: EmbeddingRecipe, watch: Watch | None) -> Fitted:
     assert recipe.max_error is not None
     n, d = table.weight.shape
-    low, high = (n + d) / (n * d), 1.0
+    advantage = None if recipe.method == "svd" else _USUAL_ADVANTAGE
+    search = RatioSearch(svd_losses(table.weight), (n, d), recipe.max_error, first_advantage=advantage)
     best: Fitted | None = None
-    for _ in range(_ERROR_STEPS):
-        ratio = (low + high) / 2
+    while (ratio := search.propose()) is not None:
         try:
             fitted = _fit_subspaces(table, recipe, _parameters(table, recipe, ratio), None)
         except BudgetError:
-            low = ratio
+            search.refuse(ratio)
             continue
         lost = table_error(table.weight, fitted.module).energy_lost
         if watch is not None:
             watch(f"{table.name or 'table'}: keep ratio {ratio:.3f} loses {lost:.2%} of the energy")
-        if lost <= recipe.max_error:
-            best, high = fitted, ratio
-        else:
-            low = ratio
+        if search.learn(ratio, lost, fitted.module.parameters_stored / (n * d)):
+            best = fitted
     if best is None:
         raise BudgetError(
             f"table `{table.name}` loses more than `max_error` {recipe.max_error} of its energy at every keep ratio "
-            f"up to {high:.3f}; hint: raise `max_error`, or use method 'int8'"
+            f"up to {search.high:.3f}; hint: raise `max_error`, or use method 'int8'"
         )
     return best
 
