@@ -162,7 +162,7 @@ def test_rows_of_weight_zero_take_no_part(make: Make) -> None:
 
 
 @BOTH
-@given(order=st.permutations(range(30)), init=st.sampled_from(["spherical", "random"]))
+@given(order=st.permutations(range(30)), init=st.sampled_from(["spherical", "spectral", "random"]))
 def test_order_of_the_rows_does_not_matter(make: Make, order: list[int], init: str) -> None:
     """Shuffled rows find the same subspaces, bit for bit, and the same label for each row."""
     rows = planted(30, 6)
@@ -380,7 +380,10 @@ def test_input_is_not_changed() -> None:
         ({"free_ranks": True, "rank": 2}, r"`free_ranks` needs a budget; hint: .* instead of `rank`"),
         ({"tol": -1e-3}, r"`tol` is -0\.001, below 0"),
         ({"tol": float("nan")}, r"`tol` is nan, below 0"),
-        ({"init": "kmeans++"}, r"`init` is 'kmeans\+\+', which is unknown; hint: choose one of spherical, random"),
+        (
+            {"init": "kmeans++"},
+            r"`init` is 'kmeans\+\+', which is unknown; hint: choose one of spherical, spectral, random",
+        ),
     ],
 )
 def test_settings_out_of_range_are_named(settings: dict[str, Any], message: str) -> None:

@@ -4,9 +4,10 @@ import torch
 from sklearn.metrics import adjusted_rand_score
 from tests.tiny import planted_table
 
-from foldflat.cluster import seeding
+from foldflat.cluster import seeding, spectral
 from foldflat.cluster.rows import WeightedRows, distinct_rows
 from foldflat.cluster.seeding import first_partition, random_partition, spherical_partition
+from foldflat.cluster.spectral import spectral_partition
 from foldflat.errors import RecipeError
 
 
@@ -49,6 +50,27 @@ def test_centres_see_weights() -> None:
         assert set(first.tolist()).isdisjoint(second.tolist())
 
 
+@pytest.mark.parametrize("limit", [2000, 500], ids=["all rows", "landmarks"])
+def test_spectral_partition_finds_subspaces_without_a_mean(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Normal rows in subspaces that overlap: squared cosines tell them, directions do not."""
+    monkeypatch.setattr(spectral, "_SAMPLE_ROWS", limit)
+    table, planted = planted_table(2000, 32, 5, 8)
+    rows = distinct_rows(table)
+    planted = planted[rows.index]
+    assert adjusted_rand_score(planted, spectral_partition(rows, 5, seed=0)) > 0.85
+    assert adjusted_rand_score(planted, spherical_partition(rows, 5, seed=0)) < 0.3
+
+
+@pytest.mark.parametrize("k", [1, 3, 8])
+def test_spectral_partition_of_few_or_equal_rows(k: int) -> None:
+    """Zeros, fewer directions than subspaces, and one row are no error; labels stay below k."""
+    line = torch.tensor([[1.0, 2.0, 0.0]])
+    for table in (torch.zeros(5, 3), torch.cat([torch.zeros(1, 3), line, -2 * line, 3 * line]), line, torch.eye(3)):
+        labels = spectral_partition(distinct_rows(table), k, seed=0)
+        assert labels.shape == (len(distinct_rows(table)),)
+        assert labels.max() < k
+
+
 def test_rows_of_zeros_have_no_direction() -> None:
     """They go to the first cluster, also when there is nothing else."""
     table = torch.cat([torch.zeros(1, 4), torch.eye(4), 2 * torch.eye(4)])
@@ -84,5 +106,5 @@ def test_global_random_state_is_left_alone() -> None:
 
 def test_unknown_start_is_named() -> None:
     """The message gives what was asked and what there is."""
-    with pytest.raises(RecipeError, match=r"`init` is 'best', which is unknown; hint: .* spherical, random"):
+    with pytest.raises(RecipeError, match=r"`init` is 'best', which is unknown; hint: .* spherical, spectral, random"):
         first_partition(distinct_rows(torch.eye(2)), 1, "best", seed=0)

@@ -35,7 +35,8 @@ class ProjectiveClustering(TransformerMixin, ClusterMixin, BaseEstimator):  # ty
         rank: common rank j, at most d. Default: max(1, d // 2), unless `keep_ratio` is given.
         keep_ratio: parameters n j + k j d to keep, as a share of n d; excludes `rank`.
         free_ranks: let the ranks differ under the budget of `keep_ratio`.
-        init: "spherical" (k-means of the directions) or "random" (balanced; the paper's).
+        init: "spherical" (k-means of the directions), "spectral" (clusters of rows with large squared cosines; finds
+            subspaces whose rows have no common direction) or "random" (balanced; the paper's).
         n_init: number of starts; the cheapest is kept.
         max_iter: steps of each start.
         tol: relative change of the cost at which a start stops.

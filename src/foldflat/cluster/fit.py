@@ -68,7 +68,7 @@ def fit_table(
         n_subspaces: k.
         rank: the common rank j; exactly one of `rank` and `budget` is given.
         budget: parameters n_1 r_1 + .. + n_k r_k + (r_1 + .. + r_k) d to spend with free ranks.
-        init: "spherical" or "random".
+        init: "spherical", "spectral" or "random".
         n_init: number of starts; the cheapest is kept.
         max_iter: steps of each start.
         tol: relative change of the cost at which a start stops.

@@ -1,23 +1,18 @@
 """Where the alternation starts: a first partition of the rows."""
 
-import warnings
-from typing import Any
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from foldflat.axes import blocks
+from foldflat.cluster.centres import kmeans_centres
 from foldflat.cluster.rows import WeightedRows
+from foldflat.cluster.spectral import spectral_partition
 from foldflat.errors import RecipeError
 from foldflat.randomness import torch_generator
 
 __all__ = ["STARTS", "first_partition", "random_partition", "spherical_partition"]
 
-STARTS = ("spherical", "random")
+STARTS = ("spherical", "spectral", "random")
 
 _SAMPLE_ROWS = 16384
 
@@ -30,6 +25,8 @@ def first_partition(rows: WeightedRows, k: int, init: str, seed: int) -> Tensor:
     """
     if init == "spherical":
         return spherical_partition(rows, k, seed)
+    if init == "spectral":
+        return spectral_partition(rows, k, seed)
     if init == "random":
         return random_partition(rows, k, seed)
     raise RecipeError(f"`init` is {init!r}, which is unknown; hint: choose one of {', '.join(STARTS)}")
@@ -73,20 +70,5 @@ def _direction_centres(rows: WeightedRows, positions: Tensor, k: int, seed: int)
     if not bool(usable.any()):
         return block[:1]
     directions = (block[usable] / norms[usable, None]).cpu().numpy()
-    # k-means needs k distinct points; with fewer, each direction is its own centre
-    if _distinct_at_most(directions, k):
-        centres = np.unique(directions, axis=0)
-    else:
-        weights = rows.weights[positions][usable].cpu().numpy().astype(directions.dtype)
-        kmeans = KMeans(k, n_init=1, max_iter=25, tol=1e-3, random_state=seed % 2**32, algorithm="lloyd")
-        with warnings.catch_warnings():
-            # directions that differ by rounding only leave centres without rows; the alternation refills those
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            centres = kmeans.fit(directions, sample_weight=weights).cluster_centers_
-    return torch.from_numpy(centres).to(block.device, block.dtype)
-
-
-def _distinct_at_most(directions: NDArray[np.floating[Any]], limit: int) -> bool:
-    if len(np.unique(directions[: 2 * limit + 16], axis=0)) > limit:
-        return False
-    return len(np.unique(directions, axis=0)) <= limit
+    weights = rows.weights[positions][usable].cpu().numpy()
+    return torch.from_numpy(kmeans_centres(directions, weights, k, seed)).to(block.device, block.dtype)
