@@ -1,4 +1,4 @@
-"""Write the README's tables from the JSON that experiments and benchmarks left; with --check, only compare.
+"""Write the tables of README and docs from the JSON that experiments and benchmarks left; with --check, only compare.
 
 A table stands between `<!-- figures: NAME -->` and `<!-- end of figures -->`.
 
@@ -16,7 +16,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from shared import ROOT, read_json
 
-README = ROOT / "README.md"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 METHODS = {
     "none": "uncompressed",
@@ -119,20 +119,90 @@ def speed() -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {"energy": energy, "glue": glue, "speed": speed}
+def scaling() -> str:
+    """Return seconds against rows, subspaces and processes."""
+    file = ROOT / "benchmarks" / "results" / "scaling.json"
+    if not file.is_file():
+        return "Not measured yet."
+    found = read_json(file)
+    d, k, n = found["d"], found["k"], found["rows"]
+    lines = [f"| rows x {d}, k={k} | one pass | per 10,000 rows | whole fit |", "|---|---|---|---|"]
+    for cell in found["by_rows"]:
+        once, per = cell["pass_seconds"], 1e4 * cell["pass_seconds"] / cell["rows"]
+        lines.append(f"| {cell['rows']:,} | {once:.3f} s | {1e3 * per:.1f} ms | {cell['fit_seconds']:.1f} s |")
+    lines += ["", f"| subspaces, {n:,} x {d} | one pass |", "|---|---|"]
+    lines += [f"| {cell['k']} | {cell['pass_seconds']:.2f} s |" for cell in found["by_subspaces"]]
+    most = found["by_rows"][-1]["rows"]
+    lines += ["", f"| processes of one thread, {most:,} x {d}, k={k} | one pass | efficiency |", "|---|---|---|"]
+    for cell in found["by_processes"]:
+        lines.append(f"| {cell['processes']} | {cell['pass_seconds']:.2f} s | {cell['efficiency']:.0%} |")
+    return "\n".join([*lines, "", f"({found['hardware']['processor']})"])
+
+
+def machines() -> str:
+    """Return bytes and seconds for a table that no one machine holds, from the measured rate."""
+    file = ROOT / "benchmarks" / "results" / "scaling.json"
+    if not file.is_file():
+        return "Not measured yet."
+    measured = read_json(file)
+    cell = measured["by_subspaces"][-1]
+    rate = _products(measured["rows"], measured["d"], cell["k"], measured["d"] // 2) / cell["pass_seconds"]
+    n, d, k, rank, size, threads = 10**9, 128, 64, 64, 64, 16
+    own, reduced = n / size, 8 * k * d * d
+    seconds = _products(own, d, k, rank) / rate / threads
+    rows = {
+        "table": f"{4 * n * d / 1e9:.0f} GB, {4 * own * d / 1e9:.1f} GB to a machine",
+        "multiplications of a pass": f"{_products(own, d, k, rank):.1e} to a machine, {rate:.1e} a second and thread",
+        "seconds of a pass": f"{seconds:.0f}",
+        "seconds to read the rows at 2 GB/s, where memory does not hold them": f"{4 * own * d / 2e9:.0f}",
+        "bytes that a machine sends and receives in a pass": f"{2 * reduced / 1e6:.0f} MB",
+        "seconds for that at 10 Gbit/s": f"{2 * reduced / 1.25e9:.2f}",
+        "bytes of a checkpoint": f"{4 * k * rank * d / 1e6:.0f} MB",
+        "six passes (three, two that meet the budget, one that encodes)": f"{6 * seconds / 60:.1f} minutes",
+    }
+    return "\n".join(["| what | figure |", "|---|---|", *(f"| {what} | {figure} |" for what, figure in rows.items())])
+
+
+def _products(n: float, d: int, k: int, rank: int) -> float:
+    # the upper half of a Gram matrix is computed in four bands: five eighths of it
+    return n * d * k * rank + 0.625 * n * d * d
+
+
+def planted() -> str:
+    """Return how many planted subspaces are found again."""
+    file = ROOT / "experiments" / "planted" / "results" / "planted.json"
+    if not file.is_file():
+        return "Not measured yet."
+    found = read_json(file)
+    n, d = found["shape"]
+    worst = min(min(cell["agreement"]) for cell in found["cells"])
+    return (
+        f"{found['k']} planted subspaces of dimension {found['rank']}, {n:,} x {d} rows, noise {found['noise']}: found "
+        f"again from {found['found']} of {found['of']} seeds (least mean squared cosine {worst:.4f})."
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "energy": energy,
+    "glue": glue,
+    "speed": speed,
+    "scaling": scaling,
+    "machines": machines,
+    "planted": planted,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="exit with 1 where the README differs")
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a page differs")
     settings = parser.parse_args()
-    text = README.read_text(encoding="utf-8")
-    fresh = BLOCK.sub(lambda match: f"{match[1]}\n{TABLES[match['name']]()}\n\n{match[3]}", text)
-    if settings.check:
-        if fresh != text:
-            sys.exit("README.md differs from the committed results; hint: python experiments/readme_tables.py")
-        return
-    README.write_text(fresh, encoding="utf-8")
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        fresh = BLOCK.sub(lambda match: f"{match[1]}\n{TABLES[match['name']]()}\n\n{match[3]}", text)
+        if settings.check and fresh != text:
+            sys.exit(f"{page.name} differs from the committed results; hint: python experiments/readme_tables.py")
+        if not settings.check:
+            page.write_text(fresh, encoding="utf-8")
 
 
 if __name__ == "__main__":

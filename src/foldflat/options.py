@@ -13,7 +13,9 @@ from foldflat.workflow.settings import parse_count, parse_size
 
 __all__ = ["AsJson", "Data", "Model", "Output", "Overwrite", "Seed", "Task", "recipe_from_options", "takes_recipe"]
 
-Model = Annotated[str, typer.Argument(help="A folder, a hub name, FILE.safetensors[:TENSOR] or FILE.npy.")]
+Model = Annotated[
+    str, typer.Argument(help="A folder, a hub name, FILE.safetensors[:TENSOR] or FILE.npy; FILE may be a pattern.")
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that exists.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
