@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -67,6 +68,31 @@ def test_every_cluster_has_the_eigenvectors_of_its_own_rows() -> None:
     for i in range(4):
         rebuilt = vectors[i].T @ values[i].diag() @ vectors[i]
         torch.testing.assert_close(rebuilt, gram_matrix(rows, torch.nonzero(labels == i).squeeze(1)))
+
+
+def _threads_after_work() -> int:
+    torch.ones(8, 8) @ torch.ones(8, 8)
+    return torch.get_num_threads()
+
+
+def test_eigenvectors_found_side_by_side_are_the_same() -> None:
+    """With two threads as with one; and torch uses as many afterwards as before, in later threads too."""
+    rows = random_rows(600, 128, torch.float32)
+    labels = torch.arange(600) % 3
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(eigenbases(rows, labels, 3))
+            with ThreadPoolExecutor(1) as pool:
+                later = pool.submit(_threads_after_work).result()
+            assert (torch.get_num_threads(), later) == (count, count)
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(found[1][0], found[0][0])
+    for vectors, values in zip(found[1][1], found[1][0], strict=True):
+        torch.testing.assert_close(vectors @ vectors.T, torch.eye(128), atol=1e-5, rtol=0)
+        assert (values.diff() <= 0).all()
 
 
 def test_members_are_listed_by_label() -> None:

@@ -5,6 +5,7 @@ so one product of the rows with all bases gives every distance.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ __all__ = [
     "BasisStack",
     "coefficients",
     "eigenbases",
+    "eigenbases_of",
     "eigenbasis",
     "gram_matrix",
     "members_by_label",
@@ -24,6 +26,7 @@ __all__ = [
 
 _BANDS = 4
 _WIDTHS = 8
+_LEAST_SIDE_BY_SIDE = 128
 
 
 class BasisStack:
@@ -119,11 +122,29 @@ def eigenbasis(gram: Tensor) -> tuple[Tensor, Tensor]:
 
 def eigenbases(rows: WeightedRows, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return eigenvalues (k, d) and eigenvectors as rows (k, d, d) of the weighted Gram matrix of each cluster."""
-    d = rows.n_features
-    values = torch.empty(k, d, dtype=rows.dtype, device=rows.table.device)
-    vectors = torch.empty(k, d, d, dtype=rows.dtype, device=rows.table.device)
-    for i, members in enumerate(members_by_label(labels, k)):
-        values[i], vectors[i] = eigenbasis(gram_matrix(rows, members))
+    return eigenbases_of([gram_matrix(rows, members) for members in members_by_label(labels, k)])
+
+
+def eigenbases_of(grams: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues (k, d) and eigenvectors as rows (k, d, d) of k Gram matrices (d, d)."""
+    k, d = len(grams), len(grams[0])
+    values, vectors = grams[0].new_empty(k, d), grams[0].new_empty(k, d, d)
+
+    def solve(i: int) -> None:
+        values[i], vectors[i] = eigenbasis(grams[i])
+
+    threads = torch.get_num_threads()
+    if grams[0].device.type != "cpu" or min(k, threads) < 2 or d < _LEAST_SIDE_BY_SIDE:
+        for i in range(k):
+            solve(i)
+        return values, vectors
+    # LAPACK gains little from several threads, and much waiting where other processes use them
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(solve, range(k)))
+    finally:
+        # what a thread sets also holds for threads that begin later
+        torch.set_num_threads(threads)
     return values, vectors
 
 
