@@ -6,7 +6,7 @@ from torch import Tensor
 from foldflat.axes import has_fast_bfloat16
 from foldflat.cluster import assignment
 from foldflat.cluster.alternate import Alternation, alternate, free_ranks
-from foldflat.cluster.assignment import assign_rows, narrow_products_pay
+from foldflat.cluster.assignment import DoubtfulRows, assign_rows, narrow_products_pay
 from foldflat.cluster.fit import fit_rows, fitted_cost
 from foldflat.cluster.rows import WeightedRows, distinct_rows
 from foldflat.cluster.seeding import random_partition
@@ -105,6 +105,32 @@ def test_subspaces_may_be_made_of_parts() -> None:
     expected = assign_rows(rows, [first[:2], first, second], 0.01)
     assert torch.equal(found[0], expected[0])
     torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-5)
+
+
+def test_margins_say_how_clearly_rows_chose() -> None:
+    """The difference of the two least prices over the row's energy, against the slow way; of one subspace, infinite."""
+    rows, state = fitted()
+    margins = torch.empty(len(rows))
+    assign_rows(rows, state.bases, margins=margins)
+    exact = prices(rows, state.bases, 0).sort(1).values
+    expected = (exact[:, 1] - exact[:, 0]) / (rows.weights * rows.squared_norms())
+    torch.testing.assert_close(margins.double(), expected, rtol=1e-3, atol=1e-5)
+    assign_rows(rows, state.bases[:1], margins=margins)
+    assert margins.isinf().all()
+
+
+def test_only_the_rows_that_chose_least_clearly_are_assigned_again() -> None:
+    """All rows are given a wrong label; the quarter of least margin is put right, at the cost that it has there."""
+    rows, state = fitted()
+    doubtful = DoubtfulRows(rows)
+    labels, costs = assign_rows(rows, state.bases, margins=doubtful.margins)
+    order = doubtful.margins.argsort()
+    found = doubtful.assigned((labels + 1) % 4, state.bases, narrow=False)
+    quarter = len(rows) // 4
+    assert torch.equal(found[order[:quarter]], labels[order[:quarter]])
+    assert torch.equal(found[order[quarter:]], (labels[order[quarter:]] + 1) % 4)
+    torch.testing.assert_close(doubtful.costs[order[:quarter]], costs[order[:quarter]])
+    assert not doubtful.costs[order[quarter:]].any()
 
 
 def test_one_subspace_needs_no_choice() -> None:

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from foldflat.cluster.allocation import Allocation, allocate_at_multiplier, allocate_within_budget
-from foldflat.cluster.assignment import assign_rows, narrow_products_pay
+from foldflat.cluster.assignment import DoubtfulRows, assign_rows, narrow_products_pay
+from foldflat.cluster.grams import ClusterGrams
+from foldflat.cluster.pace import Pace
 from foldflat.cluster.rows import WeightedRows
-from foldflat.cluster.subspace import eigenbases, eigenbasis, gram_matrix
+from foldflat.cluster.subspace import eigenbases, eigenbases_of, eigenbasis, gram_matrix
 from foldflat.randomness import torch_generator
 
 __all__ = ["Alternation", "RankRule", "alternate", "equal_ranks", "free_ranks"]
 
-_STEPS_PER_PHASE = 4
-_LAST_PHASE = 11
 _TEMPERATURE = 0.03
 _COOLING = 0.02
 
@@ -104,8 +104,10 @@ def alternate(
 ) -> Alternation:
     """Lower the cost from a first partition until it changes by less than `tol` relative, or `max_iter` steps.
 
-    One step refits the subspaces, assigns every row anew, and refills clusters that have too few rows. For free
-    ranks the multiplier is solved for the budget at the start of each phase and held for the phase's other steps.
+    One step refits the subspaces, assigns rows anew, and refills clusters that have too few. For equal ranks three
+    steps of four assign only the rows whose choice was closest, see `DoubtfulRows`; what is delivered has been
+    confirmed on all. For free ranks the multiplier is solved for the budget at the start of each phase and held for
+    the phase's other steps.
 
     Args:
         rows: m distinct rows.
@@ -117,50 +119,54 @@ def alternate(
         seed: of those draws.
     """
     state = Alternation(labels)
-    _anneal(rows, state, k, rule, annealing, torch_generator(seed))
+    grams = ClusterGrams(rows, k)
+    _anneal(rows, state, grams, rule, annealing, torch_generator(seed))
     # float64 zero of the cost: below it a change is rounding, not progress
-    floor = 1e-12 * rows.energy()
-    phase, step_in_phase, previous_phase_cost = annealing, 0, np.inf
-    last_phase = annealing + _LAST_PHASE
-    for _ in range(max_iter):
-        opening = step_in_phase == 0
-        cost, share = _refit(rows, state, k, rule, solve=opening)
-        before = state.costs[-1] if state.costs else np.inf
+    pace = Pace(rule.rank is not None, tol, 1e-12 * rows.energy(), annealing)
+    doubtful = DoubtfulRows(rows) if rule.rank is not None else None
+    for step in range(max_iter):
+        unmoved = grams.are_computed(state.labels) and not pace.opening
+        if unmoved:
+            pace.confirming |= pace.sweeping
+        else:
+            afresh = pace.confirming or step == max_iter - 1
+            cost, share = _refit(rows, state, grams, rule, solve=pace.opening, afresh=afresh)
         state.costs.append(cost)
-        state.phases.append(phase)
-        step_in_phase += 1
-        still = not opening and before - cost <= tol * before
-        if rule.rank is not None:
-            state.converged = step_in_phase > 1 and before - cost <= tol * before
-        elif still:
-            state.converged = phase >= last_phase or abs(previous_phase_cost - cost) <= tol * cost
-        if state.converged or cost <= floor:
-            state.converged = True
+        state.phases.append(pace.phase)
+        state.converged = pace.has_converged(cost)
+        if state.converged:
             break
-        # multipliers may go round in circles; the last phase holds its own, so its costs can only fall
-        if rule.rank is None and phase < last_phase and (still or step_in_phase >= _STEPS_PER_PHASE):
-            previous_phase_cost, step_in_phase, phase = cost, 0, phase + 1
-        _reassign(rows, state, rule, share)
+        if doubtful is None or pace.sweeping:
+            _reassign(rows, state, rule, share, doubtful=doubtful)
+        else:
+            _reassign_doubtful(rows, state, rule, share, doubtful)
     if rule.rank is None:
         _finish(rows, state, k, rule)
     return state
 
 
 def _anneal(
-    rows: WeightedRows, state: Alternation, k: int, rule: RankRule, steps: int, generator: torch.Generator
+    rows: WeightedRows,
+    state: Alternation,
+    grams: ClusterGrams,
+    rule: RankRule,
+    steps: int,
+    generator: torch.Generator,
 ) -> None:
     for step in range(steps):
-        cost, share = _refit(rows, state, k, rule, solve=True)
+        cost, share = _refit(rows, state, grams, rule, solve=True)
         state.costs.append(cost)
         state.phases.append(step)
         temperature = _TEMPERATURE * _COOLING ** (step / max(1, steps - 1))
         _reassign(rows, state, rule, share, temperature, generator)
 
 
-def _refit(rows: WeightedRows, state: Alternation, k: int, rule: RankRule, *, solve: bool) -> tuple[float, float]:
+def _refit(
+    rows: WeightedRows, state: Alternation, grams: ClusterGrams, rule: RankRule, *, solve: bool, afresh: bool = True
+) -> tuple[float, float]:
     """Fit the subspaces to the clusters; return the cost, with what parameters cost, and the share of energy lost."""
-    values, vectors = eigenbases(rows, state.labels, k)
-    sizes = _row_counts(rows, state.labels, k)
+    values, vectors = eigenbases_of(grams.computed(state.labels) if afresh else grams.followed(state.labels))
+    sizes = _row_counts(rows, state.labels, len(values))
     gains = values.double().cpu().numpy()
     allocation = rule.solve(gains, sizes) if solve else rule.hold(gains, sizes, state.multiplier)
     state.multiplier = allocation.multiplier
@@ -177,12 +183,30 @@ def _reassign(
     share_lost: float,
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
+    doubtful: DoubtfulRows | None = None,
 ) -> None:
     narrow = narrow_products_pay(rows, sum(len(basis) for basis in state.bases), share_lost)
     state.labels, row_costs = assign_rows(
-        rows, state.bases, state.multiplier, narrow=narrow, temperature=temperature, generator=generator
+        rows,
+        state.bases,
+        state.multiplier,
+        narrow=narrow,
+        temperature=temperature,
+        generator=generator,
+        margins=None if doubtful is None else doubtful.margins,
     )
+    if doubtful is not None:
+        doubtful.costs = row_costs
     _refill(rows, state, row_costs, rule)
+
+
+def _reassign_doubtful(
+    rows: WeightedRows, state: Alternation, rule: RankRule, share_lost: float, doubtful: DoubtfulRows
+) -> None:
+    narrow = narrow_products_pay(rows, sum(len(basis) for basis in state.bases), share_lost)
+    state.labels = doubtful.assigned(state.labels, state.bases, narrow=narrow)
+    # the costs of other rows are those of earlier bases, which only decides who refills an empty cluster
+    _refill(rows, state, doubtful.costs, rule)
 
 
 def _finish(rows: WeightedRows, state: Alternation, k: int, rule: RankRule) -> None:
