@@ -9,11 +9,12 @@ from foldflat.axes import CACHED_ELEMENTS, blocks, has_fast_bfloat16
 from foldflat.cluster.rows import WeightedRows
 from foldflat.cluster.subspace import BasisStack
 
-__all__ = ["DoubtfulRows", "assign_rows", "assign_within", "narrow_products_pay", "squared_residuals"]
+__all__ = ["NARROW_MARGIN", "DoubtfulRows", "assign_rows", "assign_within", "narrow_products_pay", "squared_residuals"]
 
 _NARROW_MULTIPLICATIONS = 1 << 32
 _NARROW_LEAST_LOSS = 2.0**-8
-_NARROW_MARGIN = 2.0**-8
+NARROW_MARGIN = 2.0**-8
+"""Share of a row's energy below which bfloat16 does not tell two subspaces."""
 _DOUBTFUL_SHARE = 4
 _BISECTIONS = 16
 _LEAST_MULTIPLIER = 1e-12
@@ -123,7 +124,7 @@ def assign_within(
 
     Args:
         rows: m distinct rows.
-        residuals: (m, k) weighted squared distances.
+        residuals: (m, k) weighted squared distances, infinite where a row may not go.
         ranks: (k,) float64.
         numbers: coefficients of all rows together; at least what the smallest ranks take.
         multiplier: where to begin.
@@ -138,7 +139,10 @@ def assign_within(
             labels[part] = (residuals[part] + multiplier * (rows.counts[part, None] * ranks)).argmin(1)
         return labels, float((rows.counts * ranks[labels]).sum()) <= numbers
 
-    low, high = 0.0, max(multiplier, _LEAST_MULTIPLIER * float(residuals.max()), torch.finfo(torch.float64).tiny)
+    low, high = (
+        0.0,
+        max(multiplier, _LEAST_MULTIPLIER * float(residuals.amin(1).max()), torch.finfo(torch.float64).tiny),
+    )
     while not labels_at(high)[1]:
         low, high = high, 2 * high
     for _ in range(_BISECTIONS):
@@ -181,4 +185,4 @@ def _nearly_tied(prices: Tensor, energies: Tensor) -> Tensor:
     if prices.shape[1] == 1:
         return torch.empty(0, dtype=torch.int64, device=prices.device)
     best, second = prices.topk(2, dim=1, largest=False).values.unbind(1)
-    return torch.nonzero(second - best < _NARROW_MARGIN * energies).squeeze(1)
+    return torch.nonzero(second - best < NARROW_MARGIN * energies).squeeze(1)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from foldflat.axes import blocks
 from foldflat.cluster.alternate import Alternation
-from foldflat.cluster.assignment import assign_rows, assign_within, squared_residuals
+from foldflat.cluster.assignment import assign_rows, assign_within
+from foldflat.cluster.candidates import assign_nested, candidate_residuals, ranks_of
 from foldflat.cluster.groups import Group, layout, turned
 from foldflat.cluster.levels import best_levels, spending_multiplier
 from foldflat.cluster.rows import WeightedRows
@@ -148,9 +149,8 @@ def _captured_on_grid(rows: WeightedRows, members: Tensor, group: Group, grid: N
 
 
 def _assign(rows: WeightedRows, nested: Alternation, groups: Sequence[Group]) -> None:
-    segments, parts, nested.groups = layout(groups, rows.table.device)
-    # not in bfloat16: ranks of one basis cost nearly the same, so that nearly all rows would be tied
-    nested.labels, _ = assign_rows(rows, segments, nested.multiplier, parts=parts)
+    _, _, nested.groups = layout(groups, rows.table.device)
+    nested.labels = assign_nested(rows, groups, nested.multiplier)
 
 
 def _refit(rows: WeightedRows, nested: Alternation, groups: Sequence[Group], basis_price: float) -> tuple[float, float]:
@@ -188,12 +188,9 @@ def _meet_budget(
     rows: WeightedRows, nested: Alternation, groups: Sequence[Group], budget: float, basis_price: float
 ) -> None:
     """Assign every row with the smallest multiplier at which the budget holds."""
-    segments, parts, nested.groups = layout(groups, rows.table.device)
-    residuals = squared_residuals(rows, segments, parts=parts)
-    residuals.mul_(rows.weights[:, None].to(residuals.dtype))
-    ranks = torch.tensor(
-        [rank for group in groups for rank in group.ranks], dtype=torch.float64, device=residuals.device
-    )
+    _, _, nested.groups = layout(groups, rows.table.device)
+    residuals = candidate_residuals(rows, groups, nested.multiplier)
+    ranks = ranks_of(groups, residuals.device)
     left = budget - basis_price * sum(group.ranks[-1] for group in groups)
     nested.labels, nested.multiplier = assign_within(rows, residuals, ranks, left, nested.multiplier)
 

@@ -72,8 +72,9 @@ def refine(
         if store is not None:
             store(state)
     left = budget - sum(group.ranks[-1] for group in state.groups) * block.rows.shape[1]
-    state.multiplier = _spending_multiplier(block, state.groups, state.multiplier, left)
-    labels = assign_exactly(block, state.groups, state.multiplier)
+    near = state.multiplier
+    state.multiplier = _spending_multiplier(block, state.groups, near, left)
+    labels = assign_exactly(block, state.groups, state.multiplier, near)
     _refit(block, state.groups, totals_of(block, labels, sum(len(group.ranks) for group in state.groups)))
     return labels
 
@@ -118,16 +119,19 @@ def _spending_multiplier(block: Block, groups: Sequence[Group], multiplier: floa
     if len({rank for group in groups for rank in group.ranks}) == 1:
         return multiplier
     energy = float(block.team.total(torch.tensor(_energy(block))))
+    near = multiplier
     multiplier = max(multiplier, _LEAST_MULTIPLIER * energy, torch.finfo(torch.float64).tiny)
     thin, share = _thinned(block)
-    if spending(block, groups, [0.0])[0] <= numbers:
+    if spending(block, groups, [0.0], near)[0] <= numbers:
         return 0.0
     for ratio, rungs in _THINNED_LADDERS:
-        multiplier = _climb(thin, groups, multiplier, numbers * share, ratio, rungs)
-    return _climb(block, groups, multiplier, numbers, *_LADDER)
+        multiplier = _climb(thin, groups, multiplier, near, numbers * share, ratio, rungs)
+    return _climb(block, groups, multiplier, near, numbers, *_LADDER)
 
 
-def _climb(block: Block, groups: Sequence[Group], multiplier: float, numbers: float, ratio: float, reach: int) -> float:
+def _climb(
+    block: Block, groups: Sequence[Group], multiplier: float, near: float, numbers: float, ratio: float, reach: int
+) -> float:
     """Return the smallest multiplier that keeps to the numbers, but for a factor of at most `ratio`.
 
     One pass tries `reach` multipliers to both sides.
@@ -135,7 +139,7 @@ def _climb(block: Block, groups: Sequence[Group], multiplier: float, numbers: fl
     low, high, jump = 0.0, math.inf, 1
     while high > low * ratio:
         rungs = [multiplier * ratio**i for i in range(-reach, reach + 1)]
-        fitting = [spent <= numbers for spent in spending(block, groups, rungs)]
+        fitting = [spent <= numbers for spent in spending(block, groups, rungs, near)]
         if any(fitting) and not fitting[0]:
             return rungs[fitting.index(True)]
         low, high = (low, rungs[0]) if fitting[0] else (rungs[-1], high)

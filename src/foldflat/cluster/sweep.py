@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from foldflat.axes import blocks, compute_dtype
-from foldflat.cluster.assignment import assign_rows, narrow_products_pay, squared_residuals
+from foldflat.cluster.candidates import assign_nested, candidate_residuals, ranks_of
 from foldflat.cluster.distributed import Team
-from foldflat.cluster.groups import Group, layout
+from foldflat.cluster.groups import Group
 from foldflat.cluster.rows import WeightedRows
 from foldflat.cluster.source import RowSource
 from foldflat.cluster.subspace import gram_matrix, members_by_label
@@ -75,14 +75,9 @@ class Totals:
 
 def assign_and_total(block: Block, groups: Sequence[Group], multiplier: float) -> Totals:
     """Send every row to its cheapest subspace, and add up what a refit needs."""
-    segments, parts, owners = layout(groups, block.rows.device)
-    rank = sum(len(segment) for segment in segments)
-    sums = _Sums(block, len(owners))
+    sums = _Sums(block, sum(len(group.ranks) for group in groups))
     for _, chunk in block.chunks():
-        # ranks of one basis cost nearly the same: rows would nearly all be tied in bfloat16
-        narrow = len(owners) == len(groups) and narrow_products_pay(chunk, rank, 1.0)
-        labels, _ = assign_rows(chunk, segments, multiplier, narrow=narrow, parts=parts)
-        sums.add(chunk, labels)
+        sums.add(chunk, assign_nested(chunk, groups, multiplier))
     return sums.over(block.team)
 
 
@@ -94,20 +89,25 @@ def totals_of(block: Block, labels: Tensor, k: int) -> Totals:
     return sums.over(block.team)
 
 
-def assign_exactly(block: Block, groups: Sequence[Group], multiplier: float) -> Tensor:
+def assign_exactly(block: Block, groups: Sequence[Group], multiplier: float, near: float) -> Tensor:
     """Return (n,) int16 labels of the block's own rows, as `spending` counts them."""
     labels = torch.empty(len(block), dtype=torch.int16)
-    ranks = _ranks(groups, block.rows.device)
-    for part, residuals in _residuals(block, groups):
+    ranks = ranks_of(groups, block.rows.device)
+    for part, chunk in block.chunks():
+        residuals = candidate_residuals(chunk, groups, near)
         labels[part] = (residuals + multiplier * ranks).argmin(1).to("cpu", torch.int16)
     return labels
 
 
-def spending(block: Block, groups: Sequence[Group], multipliers: Sequence[float]) -> list[float]:
-    """Return the coefficients that all rows of all ranks together take at each of rising multipliers."""
-    ranks = _ranks(groups, block.rows.device)
+def spending(block: Block, groups: Sequence[Group], multipliers: Sequence[float], near: float) -> list[float]:
+    """Return the coefficients that all rows of all ranks together take at each of rising multipliers.
+
+    Rows choose between the bases that are candidates at the multiplier `near`.
+    """
+    ranks = ranks_of(groups, block.rows.device)
     spent = torch.zeros(len(multipliers), dtype=torch.float64, device=ranks.device)
-    for _, residuals in _residuals(block, groups):
+    for _, chunk in block.chunks():
+        residuals = candidate_residuals(chunk, groups, near)
         most, least = ((residuals + end * ranks).argmin(1) for end in (multipliers[0], multipliers[-1]))
         # a higher multiplier never raises a rank, so what both ends agree on holds between them
         spent += ranks[most[most == least]].sum()
@@ -138,14 +138,3 @@ class _Sums:
     def over(self, team: Team) -> Totals:
         grams, counts = team.total(self._grams), team.total(self._counts)
         return Totals(grams.to(self._dtype), counts[:-1], float(counts[-1]))
-
-
-def _residuals(block: Block, groups: Sequence[Group]) -> Iterator[tuple[slice, Tensor]]:
-    segments, parts, _ = layout(groups, block.rows.device)
-    for part, chunk in block.chunks():
-        residuals = squared_residuals(chunk, segments, parts=parts).double()
-        yield part, residuals.mul_(chunk.weights[:, None])
-
-
-def _ranks(groups: Sequence[Group], device: torch.device) -> Tensor:
-    return torch.tensor([rank for group in groups for rank in group.ranks], dtype=torch.float64, device=device)

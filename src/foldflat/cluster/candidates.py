@@ -1,0 +1,73 @@
+"""Which bases a row may choose between: found in bfloat16, priced in full precision."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from foldflat.axes import CACHED_ELEMENTS, blocks
+from foldflat.cluster.assignment import NARROW_MARGIN, narrow_products_pay, squared_residuals
+from foldflat.cluster.groups import Group, layout
+from foldflat.cluster.rows import WeightedRows
+from foldflat.cluster.subspace import BasisStack, members_by_label
+
+__all__ = ["assign_nested", "candidate_residuals", "ranks_of"]
+
+
+def ranks_of(groups: Sequence[Group], device: torch.device) -> Tensor:
+    """Return (k,) float64 the rank of each subspace."""
+    return torch.tensor([rank for group in groups for rank in group.ranks], dtype=torch.float64, device=device)
+
+
+def assign_nested(rows: WeightedRows, groups: Sequence[Group], multiplier: float) -> Tensor:
+    """Return (m,) labels of the cheapest subspaces: weighted squared distance + multiplier x rank x equal rows."""
+    residuals = candidate_residuals(rows, groups, multiplier)
+    return residuals.addcmul_(rows.counts[:, None], multiplier * ranks_of(groups, residuals.device)).argmin(1)
+
+
+def candidate_residuals(rows: WeightedRows, groups: Sequence[Group], multiplier: float) -> Tensor:
+    """Return (m, k) float64 weighted squared distances, infinite for subspaces of bases that are too dear for a row.
+
+    The ranks of one basis cost nearly the same, so bfloat16 cannot choose between them; between bases it can. A row
+    gets distances in full precision to the subspaces of its cheapest basis alone, unless that is cheaper than the
+    next by less than 2^-8 of the row's energy: then to all.
+
+    Args:
+        rows: m distinct rows.
+        groups: subspaces.
+        multiplier: energy that one coefficient must save, for the choice of bases.
+    """
+    segments, parts, _ = layout(groups, rows.table.device)
+    if len(groups) == 1 or not narrow_products_pay(rows, sum(len(segment) for segment in segments), 1.0):
+        residuals = squared_residuals(rows, segments, parts=parts).double()
+        return residuals.mul_(rows.weights[:, None])
+    nearest = _nearest_basis(rows, groups, multiplier)
+    residuals = torch.full((len(rows), parts.shape[1]), torch.inf, dtype=torch.float64, device=rows.table.device)
+    first = 0
+    for group, members in zip(groups, members_by_label(nearest, len(groups) + 1), strict=False):
+        last = first + len(group.ranks)
+        own, inner, _ = layout([group], rows.table.device)
+        residuals[members, first:last] = squared_residuals(rows.subset(members), own, parts=inner).double()
+        first = last
+    torn = torch.nonzero(nearest == len(groups)).squeeze(1)
+    residuals[torn] = squared_residuals(rows.subset(torn), segments, parts=parts).double()
+    return residuals.mul_(rows.weights[:, None])
+
+
+def _nearest_basis(rows: WeightedRows, groups: Sequence[Group], multiplier: float) -> Tensor:
+    """Return (m,) the cheapest basis of each row, the number of bases where two cost nearly the same."""
+    segments, parts, owners = layout(groups, rows.table.device)
+    device = rows.table.device
+    stack, ranks = BasisStack(segments, torch.bfloat16), ranks_of(groups, device).float()
+    owner = torch.tensor(owners, device=device)
+    nearest = torch.empty(len(rows), dtype=torch.int64, device=device)
+    for part in blocks(len(rows), max(stack.matrix.shape), elements=2 * CACHED_ELEMENTS):
+        block, weights = rows.block(part), rows.weights[part, None].to(rows.dtype)
+        energies = weights[:, 0] * block.square().sum(1)
+        saved = (stack.captured_energy(block) @ parts.to(rows.dtype)).mul_(weights)
+        prices = multiplier * rows.counts[part, None].to(rows.dtype) * ranks - saved
+        cheapest = torch.full((len(block), len(groups)), torch.inf, device=device)
+        cheapest.scatter_reduce_(1, owner.expand(len(block), -1), prices, "amin")
+        best, second = cheapest.topk(2, dim=1, largest=False).values.unbind(1)
+        nearest[part] = cheapest.argmin(1).masked_fill_(second - best < NARROW_MARGIN * energies, len(groups))
+    return nearest
