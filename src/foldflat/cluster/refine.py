@@ -63,10 +63,8 @@ def refine(
         store: called after each pass.
     """
     while state.passes < max_passes and not state.converged:
-        totals = assign_and_total(block, state.groups, state.multiplier)
         before = state.costs[-1] if state.costs else float("inf")
-        lost = _refit(block, state.groups, totals)
-        state.costs.append(lost + state.multiplier * _parameters(state.groups, totals))
+        state.costs.append(_pass(block, state))
         state.passes += 1
         state.converged = before - state.costs[-1] <= tol * before < float("inf")
         if store is not None:
@@ -77,6 +75,13 @@ def refine(
     labels = assign_exactly(block, state.groups, state.multiplier, near)
     _refit(block, state.groups, totals_of(block, labels, sum(len(group.ranks) for group in state.groups)))
     return labels
+
+
+def _pass(block: Block, state: Refinement) -> float:
+    # a function of its own, so that the Gram matrices are gone before the next pass makes others
+    totals = assign_and_total(block, state.groups, state.multiplier)
+    lost = _refit(block, state.groups, totals)
+    return lost + state.multiplier * _parameters(state.groups, totals)
 
 
 def _refit(block: Block, groups: Sequence[Group], totals: Totals) -> float:
@@ -122,7 +127,8 @@ def _spending_multiplier(block: Block, groups: Sequence[Group], multiplier: floa
     near = multiplier
     multiplier = max(multiplier, _LEAST_MULTIPLIER * energy, torch.finfo(torch.float64).tiny)
     thin, share = _thinned(block)
-    if spending(block, groups, [0.0], near)[0] <= numbers:
+    costs_nothing = spending(thin, groups, [0.0], near)[0] <= numbers * share
+    if costs_nothing and spending(block, groups, [0.0], near)[0] <= numbers:
         return 0.0
     for ratio, rungs in _THINNED_LADDERS:
         multiplier = _climb(thin, groups, multiplier, near, numbers * share, ratio, rungs)

@@ -16,6 +16,10 @@ from foldflat.errors import DataError, ModelNotFoundError
 __all__ = ["open_rows"]
 
 _SUFFIXES = (".safetensors", ".npy")
+_ROWS_AN_OPENING = 1024
+
+
+Reader = Callable[[int, int], Tensor]
 
 
 class FileRows:
@@ -23,21 +27,23 @@ class FileRows:
 
     device = torch.device("cpu")
 
-    def __init__(self, read: Callable[[int, int], Tensor], shape: tuple[int, int], dtype: torch.dtype) -> None:
-        """Take a function from first and last position to rows."""
-        self._read = read
+    def __init__(self, reader: Callable[[], Reader], shape: tuple[int, int], dtype: torch.dtype) -> None:
+        """Take what opens the file and gives a function from first and last position to rows."""
+        self._reader = reader
         self.shape, self.dtype = torch.Size(shape), dtype
 
     def __getitem__(self, rows: slice | Tensor, /) -> Tensor:
         """Return (b, d): consecutive rows, or those at given positions (b,)."""
         if isinstance(rows, slice):
             start, stop, _ = rows.indices(self.shape[0])
-            return self._read(start, max(start, stop))
+            return self._reader()(start, max(start, stop))
         result = torch.empty(len(rows), self.shape[1], dtype=self.dtype)
-        # in the order of the file
-        for i in rows.argsort().tolist():
-            position = int(rows[i])
-            result[i] = self._read(position, position + 1)[0]
+        # in the order of the file, which is opened anew now and then: what was read stays mapped until it is closed
+        for batch in rows.argsort().split(_ROWS_AN_OPENING):
+            read = self._reader()
+            for i in batch.tolist():
+                position = int(rows[i])
+                result[i] = read(position, position + 1)[0]
         return result
 
 
@@ -84,24 +90,34 @@ def _open_npy(file: Path) -> FileRows:
     array: np.ndarray[Any, Any] = np.load(file, mmap_mode="r", allow_pickle=False)
     sample = torch.from_numpy(np.zeros((0,), dtype=array.dtype))
     _check(str(file), array.shape, sample.dtype)
-    return FileRows(lambda start, stop: torch.from_numpy(np.array(array[start:stop])), array.shape, sample.dtype)
+
+    def reader() -> Reader:
+        mapped = np.load(file, mmap_mode="r", allow_pickle=False)
+        return lambda start, stop: torch.from_numpy(np.array(mapped[start:stop]))
+
+    return FileRows(reader, array.shape, sample.dtype)
 
 
 def _open_safetensors(file: Path, tensor: str | None) -> FileRows:
-    stream = safe_open(file, "pt").__enter__()  # type: ignore[no-untyped-call]
-    names = list(stream.keys())
-    tables = [name for name in names if len(stream.get_slice(name).get_shape()) == 2]
-    if tensor is None and len(tables) != 1:
-        listed = ", ".join(tables[:6]) + (" .." if len(tables) > 6 else "")
-        raise ModelNotFoundError(f"{file} holds {len(tables)} tables ({listed}); hint: name one as {file}:TENSOR")
-    name = tables[0] if tensor is None else tensor
-    if name not in names:
-        raise ModelNotFoundError(f"{file} has no tensor {name!r}; it has {', '.join(names[:6])}")
-    part = stream.get_slice(name)
-    shape = tuple(part.get_shape())
-    dtype = part[:0].dtype if shape else stream.get_tensor(name).dtype
+    with safe_open(file, "pt") as stream:
+        names = list(stream.keys())
+        tables = [name for name in names if len(stream.get_slice(name).get_shape()) == 2]
+        if tensor is None and len(tables) != 1:
+            listed = ", ".join(tables[:6]) + (" .." if len(tables) > 6 else "")
+            raise ModelNotFoundError(f"{file} holds {len(tables)} tables ({listed}); hint: name one as {file}:TENSOR")
+        name = tables[0] if tensor is None else tensor
+        if name not in names:
+            raise ModelNotFoundError(f"{file} has no tensor {name!r}; it has {', '.join(names[:6])}")
+        part = stream.get_slice(name)
+        shape = tuple(part.get_shape())
+        dtype = part[:0].dtype if shape else stream.get_tensor(name).dtype
     _check(f"{file}:{name}" if tensor else str(file), shape, dtype)
-    return FileRows(lambda start, stop: part[start:stop], shape, dtype)
+
+    def reader() -> Reader:
+        rows = safe_open(file, "pt").__enter__().get_slice(name)  # type: ignore[no-untyped-call]
+        return lambda start, stop: rows[start:stop]
+
+    return FileRows(reader, shape, dtype)
 
 
 def _check(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
