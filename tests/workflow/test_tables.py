@@ -1,8 +1,10 @@
 """Large tables in files: read in pieces, on several processes, through a kill, and never more than asked."""
 
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,7 +21,7 @@ import foldflat
 from foldflat.cluster import streaming, sweep
 from foldflat.cluster.distributed import Alone
 from foldflat.embedding.recipe import EmbeddingRecipe
-from foldflat.errors import DataError, ModelNotFoundError, RecipeError, TargetExistsError
+from foldflat.errors import CheckpointError, DataError, ModelNotFoundError, RecipeError, TargetExistsError
 from foldflat.workflow import tables
 from foldflat.workflow.folders import compress_folder
 from foldflat.workflow.table_files import open_rows
@@ -143,6 +145,25 @@ def test_coefficients_too_large_for_their_type_are_refused(tmp_path: Path, rows:
     assert result.report["tables"][0]["energy_lost"] < 0.2
 
 
+def test_a_full_disk_is_an_error_that_keeps_the_fit(
+    tmp_path: Path, rows: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the coefficients find no space the message says so, and the same command goes on from the checkpoint."""
+    file = written(tmp_path, rows)
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(CheckpointError, match=r"No space left .* kept in its checkpoint"):
+            compress_folder(str(file), tmp_path / "deep" / "out", EmbeddingRecipe(keep_ratio=0.4))
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out.checkpoint.safetensors"]
+    monkeypatch.setattr(streaming, "choose_subspaces", None)
+    compress_folder(str(file), tmp_path / "deep" / "out", EmbeddingRecipe(keep_ratio=0.4))
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+
+
 class _Two(Alone):
     size = 2
 
@@ -206,3 +227,31 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(tmp_path: Path, large:
     weights = [(tmp_path / name / "model.foldflat.safetensors").read_bytes() for name in "ab"]
     assert weights[0] == weights[1]
     assert not state.exists()
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_stops_the_others(tmp_path: Path, large: Path) -> None:
+    """Kill -9 of one of two ranks: the other ends with an error that says so, and writes no folder."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        subprocess.Popen(
+            command("compress", str(large), "--keep", "0.4", "-o", str(tmp_path / "out")),
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    state = tmp_path / "out.checkpoint.safetensors"
+    while not state.exists() and all(process.poll() is None for process in ranks):
+        time.sleep(0.01)
+    ranks[1].kill()
+    _, message = ranks[0].communicate(timeout=60)
+    ranks[1].communicate()
+    assert ranks[0].returncode == 1
+    assert "another rank stopped" in message
+    assert not (tmp_path / "out").exists()

@@ -1,6 +1,7 @@
 """From subspaces to a replacement whose numbers lie in files: rows are encoded chunk by chunk, on every rank."""
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,10 @@ def _mapped(file: Path, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
     size = shape[0] * shape[1]
     if not size:
         return torch.empty(shape, dtype=dtype)
+    # a mapped file that outgrows the disk ends the process at some later write; this fails here, with a reason
+    with file.open("wb") as stream:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(stream.fileno(), 0, size * dtype.itemsize)
     return torch.from_file(str(file), shared=True, size=size, dtype=dtype).view(shape)
 
 

@@ -3,7 +3,8 @@
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from foldflat.embedding.plan import EmbeddingPlan, table_plan
 from foldflat.embedding.recipe import EmbeddingRecipe, stored_dtype
 from foldflat.embedding.streamed import encode
 from foldflat.embedding.weights import resolve_row_weights
-from foldflat.errors import RecipeError
+from foldflat.errors import CheckpointError, FoldflatError, RecipeError
 from foldflat.pipeline import Result, plan_report
 
 __all__ = ["Part", "compress_rows", "is_streamed"]
@@ -54,6 +55,19 @@ class Part:
             start, stop, _ = rows.indices(len(range(self._first, self._stop)))
             return self._rows[self._first + start : self._first + stop]
         return self._rows[rows + self._first]
+
+
+@contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """Give a folder beside the target for files that do not outlive the block."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+            yield Path(folder)
+    except FoldflatError:
+        raise
+    except OSError as error:
+        raise CheckpointError(f"{target} cannot be written ({error}); the fit is kept in its checkpoint") from error
 
 
 def is_streamed(rows: RowSource, recipe: EmbeddingRecipe, team: Team) -> bool:
@@ -121,8 +135,8 @@ def compress_rows(
     )
     if watch is not None:
         watch("table: encoding")
-    with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as folder:
-        encoded = encode(block, found, stored=stored, folder=Path(folder))
+    with _scratch(place) as folder:
+        encoded = encode(block, found, stored=stored, folder=folder)
         if encoded.module is None:
             return None
         fitted = Fitted(encoded.module, recipe.method, found.trials, found.converged, time.perf_counter() - started)
