@@ -14,6 +14,8 @@ def _lookup_and_gradients(call: torch.nn.Module, layer: SubspaceEmbedding, ids: 
     return {"rows": rows.detach(), **gradients(layer)}
 
 
+# inductor's own imports use it
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_a_compiled_layer_computes_the_same(backend: str) -> None:
     """One graph without breaks, for any number of ids; rows and gradients equal those of the layer itself."""
