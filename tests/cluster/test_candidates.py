@@ -25,7 +25,7 @@ def groups(rows: WeightedRows) -> list[Group]:
     """Return three bases of other thirds of the rows, so that many rows are torn between them."""
     labels = torch.arange(len(rows)) % 3
     _, vectors = eigenbases(rows, labels, 3)
-    return [Group(basis[:9], ranks) for basis, ranks in zip(vectors, ([1, 4, 9], [2, 9], [5]), strict=True)]
+    return [Group(basis[:9], ranks) for basis, ranks in zip(vectors, ([1, 4, 9], [2, 9], [3, 5]), strict=True)]
 
 
 def test_every_choice_of_bfloat16_is_nearly_the_best(
@@ -39,7 +39,7 @@ def test_every_choice_of_bfloat16_is_nearly_the_best(
     there = torch.isfinite(narrow)
     torch.testing.assert_close(narrow[there], exact[there], rtol=1e-4, atol=1e-5)
     # one basis for most rows, all of them for those that are torn
-    assert set(there.sum(1).tolist()) == {1, 2, 3, 6}
+    assert set(there.sum(1).tolist()) == {2, 3, 7}
     prices = exact + 0.02 * rows.counts[:, None] * ranks_of(groups, exact.device)
     paid = prices.gather(1, assign_nested(rows, groups, 0.02)[:, None])[:, 0]
     excess = (paid - prices.amin(1)) / (rows.weights * rows.squared_norms())

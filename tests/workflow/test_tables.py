@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.cluster.test_streaming import ThreadTeam
 from tests.tiny import planted_table
 from torch import Tensor
 
@@ -183,6 +185,38 @@ def test_processes_share_only_what_can_be_shared(
         compress_folder(str(written(tmp_path, rows)), tmp_path / "out", recipe, team=_Two())
     with pytest.raises(RecipeError, match="2 processes cannot share"):
         compress_folder(str(tmp_path), tmp_path / "out", EmbeddingRecipe(), team=_Two())
+
+
+@pytest.mark.parametrize("size", [4, 5, 7])
+def test_ranks_with_unequal_numbers_of_chunks_encode_every_row(tmp_path: Path, rows: Tensor, size: int) -> None:
+    """Six chunks on 4, 5 and 7 ranks, some of which run out of rows first: each row comes back where it was."""
+    file = written(tmp_path, rows[:550])
+    recipe = EmbeddingRecipe(keep_ratio=0.4)
+    alone = compress_folder(str(file), tmp_path / "alone", recipe)
+    barrier, board, results = threading.Barrier(size, timeout=60), [None] * size, {}
+
+    def work(rank: int) -> None:
+        team = ThreadTeam(rank, barrier, board)
+        results[rank] = compress_folder(str(file), tmp_path / "shared", recipe, team=team)
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(size)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert alone is not None
+    assert [rank for rank, result in results.items() if result is not None] == [0]
+    lost = (foldflat.load(tmp_path / "shared").to_dense() - rows[:550]).square().sum() / rows[:550].square().sum()
+    assert float(lost) == pytest.approx(results[0].report["tables"][0]["energy_lost"], rel=1e-4)
+    assert float(lost) == pytest.approx(alone.report["tables"][0]["energy_lost"], rel=1e-4)
+
+
+def test_equal_rows_need_no_more_subspaces_than_differ(tmp_path: Path, rows: Tensor) -> None:
+    """A table of one row many times and a given k is no error, and comes back exactly."""
+    file = written(tmp_path, rows[:1].repeat(N, 1))
+    result = compress_folder(str(file), tmp_path / "out", EmbeddingRecipe(keep_ratio=0.5, n_subspaces=3))
+    assert result is not None
+    torch.testing.assert_close(foldflat.load(tmp_path / "out").to_dense(), rows[:1].repeat(N, 1))
 
 
 def command(*arguments: str, processes: int = 1) -> list[str]:

@@ -1,5 +1,6 @@
 """The cheapest subspace of every row, in no more precision than the answer needs."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from foldflat.axes import CACHED_ELEMENTS, blocks, has_fast_bfloat16
 from foldflat.cluster.rows import WeightedRows
 from foldflat.cluster.subspace import BasisStack
+from foldflat.errors import BudgetError
 
 __all__ = ["NARROW_MARGIN", "DoubtfulRows", "assign_rows", "assign_within", "narrow_products_pay", "squared_residuals"]
 
@@ -145,6 +147,8 @@ def assign_within(
     )
     while not labels_at(high)[1]:
         low, high = high, 2 * high
+        if not math.isfinite(high):
+            raise BudgetError(f"{numbers:.0f} coefficients are too few for these ranks; hint: raise the budget")
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         low, high = (low, middle) if labels_at(middle)[1] else (middle, high)

@@ -38,7 +38,10 @@ def candidate_residuals(rows: WeightedRows, groups: Sequence[Group], multiplier:
         multiplier: energy that one coefficient must save, for the choice of bases.
     """
     segments, parts, _ = layout(groups, rows.table.device)
-    if len(groups) == 1 or not narrow_products_pay(rows, sum(len(segment) for segment in segments), 1.0):
+    # a row whose only basis has one rank could not pay less where a budget asks for it
+    stuck = any(len(group.ranks) == 1 for group in groups) and len({r for group in groups for r in group.ranks}) > 1
+    total_rank = sum(len(segment) for segment in segments)
+    if stuck or len(groups) == 1 or not narrow_products_pay(rows, total_rank, 1.0):
         residuals = squared_residuals(rows, segments, parts=parts).double()
         return residuals.mul_(rows.weights[:, None])
     nearest = _nearest_basis(rows, groups, multiplier)
@@ -47,11 +50,13 @@ def candidate_residuals(rows: WeightedRows, groups: Sequence[Group], multiplier:
     for group, members in zip(groups, members_by_label(nearest, len(groups) + 1), strict=False):
         last = first + len(group.ranks)
         own, inner, _ = layout([group], rows.table.device)
-        residuals[members, first:last] = squared_residuals(rows.subset(members), own, parts=inner).double()
+        distances = squared_residuals(rows.subset(members), own, parts=inner).double()
+        residuals[members, first:last] = distances.mul_(rows.weights[members, None])
         first = last
     torn = torch.nonzero(nearest == len(groups)).squeeze(1)
-    residuals[torn] = squared_residuals(rows.subset(torn), segments, parts=parts).double()
-    return residuals.mul_(rows.weights[:, None])
+    distances = squared_residuals(rows.subset(torn), segments, parts=parts).double()
+    residuals[torn] = distances.mul_(rows.weights[torn, None])
+    return residuals
 
 
 def _nearest_basis(rows: WeightedRows, groups: Sequence[Group], multiplier: float) -> Tensor:

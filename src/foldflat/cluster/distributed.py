@@ -30,7 +30,7 @@ class Team(Protocol):
         """Raise RecipeError on every rank unless all pass the same text."""
 
     def rows_to_first(self, block: Tensor) -> Iterator[Tensor]:
-        """Yield on rank 0 the block of each rank in order, all of one type and width; elsewhere nothing."""
+        """Yield on rank 0 the block of each rank in order, also empty ones; elsewhere nothing."""
 
 
 class Alone:
@@ -113,6 +113,8 @@ class ProcessGroup:
         if self.rank == 0:
             yield block
         for sender, size in enumerate(sizes[1:], start=1):
+            if self.rank == 0 and not size:
+                yield block[:0]
             if not size or self.rank not in (0, sender):
                 continue
             # bytes, because not every backend sends every type
@@ -138,10 +140,8 @@ def launched_team(*, timeout_s: float = 1800.0) -> Iterator[Team]:
     if "TORCHELASTIC_RUN_ID" not in os.environ or distributed.is_initialized():
         yield ProcessGroup() if distributed.is_initialized() else Alone()
         return
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    distributed.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(seconds=timeout_s))
+    # rows of files are in the memory of the processor, and there may be fewer GPUs than processes
+    distributed.init_process_group("gloo", timeout=timedelta(seconds=timeout_s))
     try:
         yield ProcessGroup()
     finally:

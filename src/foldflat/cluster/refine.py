@@ -123,7 +123,7 @@ def _spending_multiplier(block: Block, groups: Sequence[Group], multiplier: floa
     """Return a multiplier at which the coefficients of all rows fit, at most 2e-5 above the smallest."""
     if len({rank for group in groups for rank in group.ranks}) == 1:
         return multiplier
-    energy = float(block.team.total(torch.tensor(_energy(block))))
+    energy = float(block.team.total(torch.tensor(_energy(block), dtype=torch.float64)))
     near = multiplier
     multiplier = max(multiplier, _LEAST_MULTIPLIER * energy, torch.finfo(torch.float64).tiny)
     thin, share = _thinned(block)
@@ -169,7 +169,7 @@ def _thinned(block: Block) -> tuple[Block, float]:
     """Return every s-th row of the table, 32,768 in all, however many ranks hold it, and which part they are."""
     sizes = torch.tensor([float(len(block)), 0.0], dtype=torch.float64)
     stride = max(1, -(-int(block.team.total(sizes.clone())[0]) // _THINNED_ROWS))
-    chosen = torch.arange(-block.first % stride, len(block), stride)
+    chosen = torch.arange(min(-block.first % stride, len(block)), len(block), stride)
     weights = None if block.weights is None else block.weights[chosen.to(block.weights.device)]
     sizes[1] = len(chosen)
     whole, part = block.team.total(sizes).tolist()

@@ -19,7 +19,7 @@ from foldflat.cluster.rows import distinct_rows
 from foldflat.cluster.source import RowSource
 from foldflat.cluster.sweep import Block
 from foldflat.cluster.trials import Problem, SearchSettings, Trial, choose_subspaces, multiplier_for
-from foldflat.errors import BudgetError
+from foldflat.errors import BudgetError, FoldflatError
 
 __all__ = ["JUDGE_ROWS", "SAMPLE_ROWS", "StreamedFit", "fit_source"]
 
@@ -154,14 +154,21 @@ def _begun(
     watch: Callable[[Trial], None] | None,
 ) -> tuple[Refinement, list[Trial]]:
     """Return the state of a checkpoint, or what the sample says; rank 0's on every rank."""
-    found = kept.load() if kept is not None else None
-    if found is None and team.rank == 0:
-        problem = _problem(settings, sampled.to(device), weights, n)
-        state, trials = choose_subspaces(problem, watch)
-        found = _first_state(problem, state), trials
-        if kept is not None:
-            kept.store(*found)
-    begun: tuple[Refinement, list[Trial]] = team.from_first(found)
+    found: tuple[Refinement, list[Trial]] | FoldflatError | None = None
+    try:
+        found = kept.load() if kept is not None else None
+        if found is None and team.rank == 0:
+            problem = _problem(settings, sampled.to(device), weights.to(device), n)
+            state, trials = choose_subspaces(problem, watch)
+            found = _first_state(problem, state), trials
+            if kept is not None:
+                kept.store(*found)
+    except FoldflatError as error:
+        # the others wait for what rank 0 finds, and should hear why there is nothing
+        found = error
+    begun: tuple[Refinement, list[Trial]] | FoldflatError = team.from_first(found)
+    if isinstance(begun, FoldflatError):
+        raise begun
     return begun
 
 
@@ -184,7 +191,8 @@ def _first_state(problem: Problem, state: Alternation) -> Refinement:
 
 
 def _digest(sampled: Tensor, weights: Tensor) -> str:
-    digest = hashlib.sha256(sampled.numpy().data)
+    # adding zero turns -0.0 into 0.0, as a sum over ranks does
+    digest = hashlib.sha256((sampled + 0.0).numpy().data)
     digest.update(weights.numpy().data)
     return digest.hexdigest()
 

@@ -20,6 +20,7 @@ CHUNK_ELEMENTS = 1 << 24
 """Numbers of a chunk of rows (64 MiB in float32): enough of each subspace for products to run at speed."""
 
 _WIDE_ELEMENTS = 1 << 24
+_MOST_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Block:
 
 def chunk_rows(d: int) -> int:
     """Return the rows of a chunk."""
-    return max(1, CHUNK_ELEMENTS // d)
+    return max(1, min(CHUNK_ELEMENTS // d, _MOST_ROWS))
 
 
 @dataclass

@@ -13,6 +13,7 @@ from foldflat.cluster.fit import continue_fit, fitted_cost
 from foldflat.cluster.nesting import LEVELS, PHASES, nest
 from foldflat.cluster.rows import WeightedRows
 from foldflat.cluster.seeding import first_partition
+from foldflat.errors import BudgetError
 
 __all__ = ["Problem", "SearchSettings", "Trial", "choose_subspaces", "multiplier_for"]
 
@@ -147,7 +148,8 @@ def _try_out(problem: Problem, trials: _Trials) -> list[Alternation]:
     """Return short runs with 1, 2, 4, .. subspaces, each cheaper than the one before."""
     shorts: list[Alternation] = []
     most = min(problem.settings.max_subspaces, len(problem.rows))
-    least, k = float("inf"), problem.settings.n_subspaces or 1
+    # equal rows need no more subspaces than there are different ones
+    least, k = float("inf"), min(problem.settings.n_subspaces or 1, most)
     while k <= most and problem.rank(k) != 0:
         short = _run(problem, first_partition(problem.rows, k, "spherical", problem.settings.seed), k, short=True)
         lost = trials.add(short)
@@ -157,6 +159,11 @@ def _try_out(problem: Problem, trials: _Trials) -> list[Alternation]:
         if problem.settings.n_subspaces is not None:
             break
         least, k = lost, 2 * k
+    if not shorts:
+        raise BudgetError(
+            f"a budget of {int(problem.settings.budget)} parameters is too few for rank 1 in {k} subspaces; "
+            f"hint: the least is {problem.n + k * problem.rows.n_features}"
+        )
     return shorts
 
 

@@ -151,8 +151,11 @@ class CompressedHead(nn.Module):
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
-def check_finite(table: RowSource, name: str) -> None:
-    """Raise DataError naming the table and the first row where a number is not finite."""
+def check_finite(table: RowSource, name: str, *, first: int = 0, n: int | None = None) -> None:
+    """Raise DataError naming the table and the first row where a number is not finite.
+
+    Of a part of a table, `first` is the position of its first row among n.
+    """
     if table.device.type == "meta":
         raise DataError(f"table `{name}` is on the meta device, without weights; hint: load them first")
     for part in blocks(table.shape[0], table.shape[1]):
@@ -162,7 +165,8 @@ def check_finite(table: RowSource, name: str) -> None:
             row = int(torch.nonzero(~finite)[0, 0])
             value = rows[row][~finite[row]][0].item()
             raise DataError(
-                f"table `{name}` has {value} in row {part.start + row} of {table.shape[0]}; weights must be finite\n"
+                f"table `{name}` has {value} in row {first + part.start + row} of {n or table.shape[0]}; "
+                "weights must be finite\n"
                 "hint: the training run that wrote it diverged, or the file is damaged; use an earlier checkpoint"
             )
 

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from foldflat.axes import compute_dtype
 from foldflat.cluster.streaming import StreamedFit
 from foldflat.cluster.subspace import coefficients, members_by_label
-from foldflat.cluster.sweep import Block
+from foldflat.cluster.sweep import Block, chunk_rows
 from foldflat.embedding.error import TableError
 from foldflat.embedding.module import SubspaceEmbedding
 from foldflat.errors import DataError
@@ -132,12 +133,13 @@ def _encoded_chunks(
     width = max((len(basis) for basis in bases), default=0)
     empty = torch.empty(0, width, dtype=stored)
     chunks = block.chunks()
-    while True:
+    # the same position on every rank, also on those that have no rows left
+    for start in count(step=chunk_rows(block.rows.shape[1])):
         part, chunk = next(chunks, (None, None))
         if not int(block.team.total(torch.tensor(int(chunk is not None)))):
             return
         if part is None or chunk is None:
-            yield 0, empty
+            yield start, empty
             continue
         rows = chunk.table
         padded = torch.zeros(len(rows), width, dtype=stored, device=rows.device)
@@ -150,7 +152,7 @@ def _encoded_chunks(
         weights = chunk.weights
         found = torch.stack([lost.sum(), energy.sum(), weights @ lost, weights @ energy])
         sums += found.cpu()
-        yield part.start, padded
+        yield start, padded
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from foldflat.embedding.plan import EmbeddingPlan, table_plan
 from foldflat.embedding.recipe import EmbeddingRecipe, stored_dtype
 from foldflat.embedding.streamed import encode
 from foldflat.embedding.weights import resolve_row_weights
-from foldflat.errors import CheckpointError, FoldflatError, RecipeError
+from foldflat.errors import CheckpointError, DataError, FoldflatError, RecipeError
 from foldflat.pipeline import Result, plan_report
 
 __all__ = ["Part", "compress_rows", "is_streamed"]
@@ -57,12 +57,31 @@ class Part:
         return self._rows[rows + self._first]
 
 
+def _check_every_part(part: Part, n: int, team: Team) -> None:
+    """Raise DataError on every rank where one has numbers that are not finite."""
+    found: DataError | None = None
+    try:
+        check_finite(part, "table", first=part.span.start, n=n)
+    except DataError as error:
+        found = error
+    failures = int(team.total(torch.tensor(int(found is not None))))
+    if found is not None:
+        raise found
+    if failures:
+        raise DataError("another rank found numbers that are not finite; its message names the row")
+
+
 @contextmanager
-def _scratch(target: Path) -> Iterator[Path]:
-    """Give a folder beside the target for files that do not outlive the block."""
+def _scratch(target: Path, team: Team) -> Iterator[Path]:
+    """Give rank 0 a folder beside the target for files that do not outlive the block."""
+    if team.rank:
+        yield target.parent
+        return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
+        with tempfile.TemporaryDirectory(
+            prefix=f".{target.name}.", dir=target.parent, ignore_cleanup_errors=True
+        ) as folder:
             yield Path(folder)
     except FoldflatError:
         raise
@@ -117,7 +136,7 @@ def compress_rows(
     started = time.perf_counter()
     n, d = rows.shape
     part = Part(rows, team)
-    check_finite(part, "table")
+    _check_every_part(part, n, team)
     weights = resolve_row_weights(recipe.row_weights, n, name="table")
     stored = stored_dtype(recipe, rows.dtype)
     table = Table("", torch.empty(n, d, dtype=rows.dtype, device="meta"), None, weights, recipe.budget_bytes)
@@ -135,7 +154,7 @@ def compress_rows(
     )
     if watch is not None:
         watch("table: encoding")
-    with _scratch(place) as folder:
+    with _scratch(place, team) as folder:
         encoded = encode(block, found, stored=stored, folder=folder)
         if encoded.module is None:
             return None
