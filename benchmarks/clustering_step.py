@@ -28,7 +28,7 @@ from scipy.linalg import null_space
 from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
-from shared import hardware, write_json
+from shared import hardware, planted_rows, write_json
 
 from foldflat.cluster.alternate import alternate, equal_ranks
 from foldflat.cluster.assignment import assign_rows, narrow_products_pay
@@ -58,10 +58,8 @@ def planted_table() -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     spectrum = torch.arange(1, RANK + 1).float().rsqrt()
     bases = [torch.linalg.qr(torch.randn(D, RANK, generator=generator)).Q.T for _ in range(PLANTED)]
-    table = 0.02 * torch.randn(N, D, generator=generator)
-    for rows, basis in zip(torch.arange(N).chunk(PLANTED), bases, strict=True):
-        table[rows] += (torch.randn(len(rows), RANK, generator=generator) * spectrum) @ basis
-    return table
+    noise = 0.02 * torch.randn(N, D, generator=generator)
+    return planted_rows(bases, torch.arange(N).chunk(PLANTED), noise, generator, spectrum)
 
 
 def their_step(rows: Array, labels: Array, k: int, rank: int) -> tuple[Array, float]:
@@ -144,21 +142,30 @@ def measured(table: torch.Tensor, repeats: int, clock: Clock) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def command_line(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of the options that timed comparisons share."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
-    settings = parser.parse_args()
+    return parser
+
+
+def write_result(name: str, values: dict[str, Any], settings: argparse.Namespace) -> None:
+    """Write the figures, with what they were measured on, to a file that tells the clocks apart."""
+    torch.set_num_threads(settings.threads)
+    values |= {"load_average": os.getloadavg(), "hardware": hardware()}
+    write_json(RESULTS / f"{name}{'' if settings.clock == 'wall' else '_processor'}.json", values)
+
+
+def main() -> None:
+    settings = command_line(__doc__).parse_args()
     torch.set_num_threads(settings.threads)
     values: dict[str, Any] = {"shape": [N, D], "k": K, "j": J, "steps": STEPS, "clock": settings.clock}
     with threadpool_limits(settings.threads):
         values |= measured(planted_table(), settings.repeats, CLOCKS[settings.clock])
         values["without_clusters"] = measured(gaussian_table(), settings.repeats, CLOCKS[settings.clock])
-    torch.set_num_threads(settings.threads)
-    values["load_average"] = os.getloadavg()
-    values["hardware"] = hardware()
-    write_json(RESULTS / f"clustering_step{'' if settings.clock == 'wall' else '_processor'}.json", values)
+    write_result("clustering_step", values, settings)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
-from shared import hardware, read_json, write_json
+from shared import hardware, planted_rows, read_json, write_json
 
 from foldflat.cluster.distributed import Alone, Team, launched_team
 from foldflat.cluster.groups import Group
@@ -39,9 +39,8 @@ def table(n: int, seed: int = 0) -> torch.Tensor:
     """Return rows (n, d) near the planted subspaces."""
     generator = torch.Generator().manual_seed(seed)
     bases = torch.linalg.qr(torch.randn(PLANTED, D, RANK, generator=generator)).Q.mT
-    rows = 0.05 * torch.randn(n, D, generator=generator)
-    for own, basis in zip(torch.arange(n).chunk(PLANTED), bases, strict=True):
-        rows[own] += torch.randn(len(own), RANK, generator=generator) @ basis
+    noise = 0.05 * torch.randn(n, D, generator=generator)
+    rows = planted_rows(bases, torch.arange(n).chunk(PLANTED), noise, generator)
     return rows[torch.randperm(n, generator=generator)]
 
 

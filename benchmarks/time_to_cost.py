@@ -9,20 +9,30 @@ benchmarks/results/time_to_cost.json, or time_to_cost_processor.json with `--clo
     python benchmarks/time_to_cost.py [--threads 2] [--repeats 3] [--clock wall] [--tables gaussian ..]
 """
 
-import argparse
-import os
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from clustering_step import CLOCKS, RESULTS, Clock, D, J, K, full_steps, gaussian_table, planted_table, their_step
+from clustering_step import (
+    CLOCKS,
+    Clock,
+    D,
+    J,
+    K,
+    command_line,
+    full_steps,
+    gaussian_table,
+    planted_table,
+    their_step,
+    write_result,
+)
 from safetensors.torch import load_file
 from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
-from shared import DATA, hardware, write_json
+from shared import DATA
 
 from foldflat.cluster.fit import fit_table
 from foldflat.cluster.rows import distinct_rows
@@ -104,11 +114,8 @@ def _speedup(theirs: float, ours: list[float | None]) -> float | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = command_line(__doc__)
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
-    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     settings = parser.parse_args()
     torch.set_num_threads(settings.threads)
     values: dict[str, Any] = {
@@ -126,10 +133,7 @@ def main() -> None:
             print(
                 name, {key: found[key] for key in ("their_seconds", "our_seconds", "our_costs", "speedup")}, flush=True
             )
-    torch.set_num_threads(settings.threads)
-    values["load_average"] = os.getloadavg()
-    values["hardware"] = hardware()
-    write_json(RESULTS / f"time_to_cost{'' if settings.clock == 'wall' else '_processor'}.json", values)
+    write_result("time_to_cost", values, settings)
 
 
 if __name__ == "__main__":

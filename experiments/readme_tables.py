@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from shared import ROOT, read_json
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+SCALING = ROOT / "benchmarks" / "results" / "scaling.json"
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 METHODS = {
     "none": "uncompressed",
@@ -124,10 +125,7 @@ def speed() -> str:
 
 def scaling() -> str:
     """Return seconds against rows, subspaces and processes."""
-    file = ROOT / "benchmarks" / "results" / "scaling.json"
-    if not file.is_file():
-        return "Not measured yet."
-    found = read_json(file)
+    found = read_json(SCALING)
     d, k, n = found["d"], found["k"], found["rows"]
     lines = [f"| rows x {d}, k={k} | one pass | per 10,000 rows | whole fit |", "|---|---|---|---|"]
     for cell in found["by_rows"]:
@@ -144,10 +142,7 @@ def scaling() -> str:
 
 def machines() -> str:
     """Return bytes and seconds for a table that no one machine holds, from the measured rate."""
-    file = ROOT / "benchmarks" / "results" / "scaling.json"
-    if not file.is_file():
-        return "Not measured yet."
-    measured = read_json(file)
+    measured = read_json(SCALING)
     cell = measured["by_subspaces"][-1]
     rate = _products(measured["rows"], measured["d"], cell["k"], measured["d"] // 2) / cell["pass_seconds"]
     n, d, k, rank, size, threads = 10**9, 128, 64, 64, 64, 16
@@ -173,10 +168,7 @@ def _products(n: float, d: int, k: int, rank: int) -> float:
 
 def planted() -> str:
     """Return how many planted subspaces are found again."""
-    file = ROOT / "experiments" / "planted" / "results" / "planted.json"
-    if not file.is_file():
-        return "Not measured yet."
-    found = read_json(file)
+    found = read_json(ROOT / "experiments" / "planted" / "results" / "planted.json")
     n, d = found["shape"]
     worst = min(min(cell["agreement"]) for cell in found["cells"])
     return (

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,3 +40,24 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the content of a JSON file."""
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return values
+
+
+def planted_rows(
+    bases: Iterable[torch.Tensor],
+    members: Iterable[torch.Tensor],
+    noise: torch.Tensor,
+    generator: torch.Generator,
+    spectrum: float | torch.Tensor = 1.0,
+) -> torch.Tensor:
+    """Return (n, d): normal coefficients times `spectrum` in the basis of each row's subspace, added to the noise.
+
+    Args:
+        bases: matrices (rank, d) with orthonormal rows.
+        members: positions of the rows of each.
+        noise: (n, d), changed in place.
+        generator: draws the coefficients.
+        spectrum: standard deviation of the coefficients, (rank,) or one number.
+    """
+    for own, basis in zip(members, bases, strict=True):
+        noise[own] += (torch.randn(len(own), len(basis), generator=generator) * spectrum) @ basis
+    return noise

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from shared import hardware, write_json
+from shared import hardware, planted_rows, write_json
 
 from foldflat.cluster.fit import fit_table
 
@@ -29,11 +29,8 @@ def planted(n: int, seed: int) -> tuple[Tensor, list[Tensor], Tensor]:
     generator = torch.Generator().manual_seed(seed)
     bases = [torch.linalg.qr(torch.randn(D, RANK, generator=generator)).Q.T for _ in range(K)]
     labels = torch.randint(K, (n,), generator=generator)
-    rows = NOISE * torch.randn(n, D, generator=generator)
-    for i, basis in enumerate(bases):
-        own = torch.nonzero(labels == i).squeeze(1)
-        rows[own] += torch.randn(len(own), RANK, generator=generator) @ basis
-    return rows, bases, labels
+    members = [torch.nonzero(labels == i).squeeze(1) for i in range(K)]
+    return planted_rows(bases, members, NOISE * torch.randn(n, D, generator=generator), generator), bases, labels
 
 
 def agreement(found: list[Tensor], bases: list[Tensor]) -> list[float]:

@@ -6,7 +6,7 @@ from torch import Tensor
 from foldflat.axes import has_fast_bfloat16
 from foldflat.cluster import assignment
 from foldflat.cluster.alternate import Alternation, alternate, free_ranks
-from foldflat.cluster.assignment import DoubtfulRows, assign_rows, narrow_products_pay
+from foldflat.cluster.assignment import DoubtfulRows, assign_rows, narrow_products_pay, squared_residuals
 from foldflat.cluster.fit import fit_rows, fitted_cost
 from foldflat.cluster.rows import WeightedRows, distinct_rows
 from foldflat.cluster.seeding import random_partition
@@ -101,10 +101,12 @@ def test_subspaces_may_be_made_of_parts() -> None:
     first = torch.linalg.qr(torch.randn(16, 5, generator=torch.Generator().manual_seed(1))).Q.T
     second = torch.linalg.qr(torch.randn(16, 4, generator=torch.Generator().manual_seed(2))).Q.T
     parts = torch.tensor([[1, 1, 0], [0, 1, 0], [0, 0, 1]]).bool()
-    found = assign_rows(rows, [first[:2], first[2:], second], 0.01, parts=parts)
+    residuals = squared_residuals(rows, [first[:2], first[2:], second], parts=parts).double()
+    rents = 0.01 * rows.counts[:, None] * torch.tensor([2, 5, 4])
+    found = (rows.weights[:, None] * residuals + rents).min(1)
     expected = assign_rows(rows, [first[:2], first, second], 0.01)
-    assert torch.equal(found[0], expected[0])
-    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-5)
+    assert torch.equal(found.indices, expected[0])
+    torch.testing.assert_close(found.values, expected[1], rtol=1e-4, atol=1e-5)
 
 
 def test_margins_say_how_clearly_rows_chose() -> None:

@@ -6,8 +6,8 @@ from tests.tiny import planted_table
 
 from foldflat.cluster import candidates
 from foldflat.cluster.assignment import NARROW_MARGIN
-from foldflat.cluster.candidates import assign_nested, candidate_residuals, ranks_of
-from foldflat.cluster.groups import Group
+from foldflat.cluster.candidates import assign_nested, candidate_residuals
+from foldflat.cluster.groups import Group, ranks_of
 from foldflat.cluster.rows import WeightedRows, distinct_rows
 from foldflat.cluster.subspace import eigenbases
 

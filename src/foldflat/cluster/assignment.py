@@ -11,7 +11,15 @@ from foldflat.cluster.rows import WeightedRows
 from foldflat.cluster.subspace import BasisStack
 from foldflat.errors import BudgetError
 
-__all__ = ["NARROW_MARGIN", "DoubtfulRows", "assign_rows", "assign_within", "narrow_products_pay", "squared_residuals"]
+__all__ = [
+    "NARROW_MARGIN",
+    "DoubtfulRows",
+    "assign_rows",
+    "assign_within",
+    "narrow_products_pay",
+    "price_gaps",
+    "squared_residuals",
+]
 
 _NARROW_MULTIPLICATIONS = 1 << 32
 _NARROW_LEAST_LOSS = 2.0**-8
@@ -28,7 +36,6 @@ def assign_rows(
     multiplier: float = 0.0,
     *,
     narrow: bool = False,
-    parts: Tensor | None = None,
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
     margins: Tensor | None = None,
@@ -39,11 +46,10 @@ def assign_rows(
 
     Args:
         rows: m distinct rows.
-        bases: k matrices (rank_i, d) with orthonormal rows; or s of them, as `parts` says.
+        bases: k matrices (rank_i, d) with orthonormal rows.
         multiplier: energy that one parameter must save.
         temperature: above 0, a row goes where it costs p with a probability in proportion to
             exp(-p / (temperature x its weighted energy)), as `generator` draws.
-        parts: (s, k) booleans, which of the given bases make up each subspace; those are orthogonal to each other.
         narrow: multiply in bfloat16 first, and again in full precision where the two cheapest subspaces differ by
             less than 2^-8 of the row's energy. A bfloat16 distance was off by up to 1.3e-3 of that energy (standard
             deviation, three tables of 64 to 768 numbers a row), and one row of 76,434 went elsewhere than without.
@@ -54,8 +60,6 @@ def assign_rows(
     # a draw needs no exact ties
     exact_stack = BasisStack(bases) if narrow and not temperature else None
     rents = multiplier * torch.tensor([len(basis) for basis in bases], dtype=torch.float64, device=device)
-    if parts is not None:
-        rents = rents @ parts.double()
     costs = torch.empty(len(rows), dtype=torch.float64, device=device)
     labels = torch.empty(len(rows), dtype=torch.int64, device=device)
     elements = 2 * CACHED_ELEMENTS if narrow else CACHED_ELEMENTS
@@ -63,10 +67,10 @@ def assign_rows(
         block, weights = rows.block(part), rows.weights[part, None]
         norms = block.square().sum(1)
         rent = rows.counts[part, None] * rents
-        prices = _residuals(block, norms, stack, parts).mul_(weights).add_(rent)
+        prices = _residuals(block, norms, stack).mul_(weights).add_(rent)
         if exact_stack is not None:
             near = _nearly_tied(prices, weights[:, 0] * norms)
-            exact = _residuals(block[near], norms[near], exact_stack, parts)
+            exact = _residuals(block[near], norms[near], exact_stack)
             prices[near] = exact.mul_(weights[near]).add_(rent[near])
         if temperature:
             # the smallest of costs with Gumbel noise is a draw from their Gibbs distribution
@@ -109,7 +113,13 @@ class DoubtfulRows:
 
 
 def squared_residuals(rows: WeightedRows, bases: Sequence[Tensor], parts: Tensor | None = None) -> Tensor:
-    """Return (m, k): the squared distance of every row to every subspace; `parts` as in `assign_rows`."""
+    """Return (m, k): the squared distance of every row to every subspace.
+
+    Args:
+        rows: m distinct rows.
+        bases: matrices (rank_i, d) with orthonormal rows, one a subspace; or s of them, as `parts` says.
+        parts: (s, k) booleans, which of the given bases make up each subspace; those are orthogonal to each other.
+    """
     stack = BasisStack(bases)
     k = len(bases) if parts is None else parts.shape[1]
     residuals = torch.empty(len(rows), k, dtype=rows.dtype, device=rows.table.device)
@@ -171,7 +181,15 @@ def narrow_products_pay(rows: WeightedRows, total_rank: int, energy_lost: float)
     )
 
 
-def _residuals(block: Tensor, norms: Tensor, stack: BasisStack, parts: Tensor | None) -> Tensor:
+def price_gaps(prices: Tensor) -> Tensor:
+    """Return (m,) how much dearer the second least of each row of prices (m, k) is; infinite where k is one."""
+    if prices.shape[1] == 1:
+        return torch.full_like(prices[:, 0], torch.inf)
+    best, second = prices.topk(2, dim=1, largest=False).values.unbind(1)
+    return second - best
+
+
+def _residuals(block: Tensor, norms: Tensor, stack: BasisStack, parts: Tensor | None = None) -> Tensor:
     captured = stack.captured_energy(block)
     if parts is not None:
         captured = captured @ parts.to(captured.dtype)
@@ -179,14 +197,8 @@ def _residuals(block: Tensor, norms: Tensor, stack: BasisStack, parts: Tensor | 
 
 
 def _margins(prices: Tensor, energies: Tensor) -> Tensor:
-    if prices.shape[1] == 1:
-        return torch.full_like(energies, torch.inf)
-    best, second = prices.topk(2, dim=1, largest=False).values.unbind(1)
-    return (second - best) / energies.clamp_min(torch.finfo(energies.dtype).tiny)
+    return price_gaps(prices) / energies.clamp_min(torch.finfo(energies.dtype).tiny)
 
 
 def _nearly_tied(prices: Tensor, energies: Tensor) -> Tensor:
-    if prices.shape[1] == 1:
-        return torch.empty(0, dtype=torch.int64, device=prices.device)
-    best, second = prices.topk(2, dim=1, largest=False).values.unbind(1)
-    return torch.nonzero(second - best < NARROW_MARGIN * energies).squeeze(1)
+    return torch.nonzero(price_gaps(prices) < NARROW_MARGIN * energies).squeeze(1)

@@ -6,17 +6,12 @@ import torch
 from torch import Tensor
 
 from foldflat.axes import CACHED_ELEMENTS, blocks
-from foldflat.cluster.assignment import NARROW_MARGIN, narrow_products_pay, squared_residuals
-from foldflat.cluster.groups import Group, layout
+from foldflat.cluster.assignment import NARROW_MARGIN, narrow_products_pay, price_gaps, squared_residuals
+from foldflat.cluster.groups import Group, layout, owners_of, ranks_of
 from foldflat.cluster.rows import WeightedRows
 from foldflat.cluster.subspace import BasisStack, members_by_label
 
-__all__ = ["assign_nested", "candidate_residuals", "ranks_of"]
-
-
-def ranks_of(groups: Sequence[Group], device: torch.device) -> Tensor:
-    """Return (k,) float64 the rank of each subspace."""
-    return torch.tensor([rank for group in groups for rank in group.ranks], dtype=torch.float64, device=device)
+__all__ = ["assign_nested", "candidate_residuals"]
 
 
 def assign_nested(rows: WeightedRows, groups: Sequence[Group], multiplier: float) -> Tensor:
@@ -37,9 +32,9 @@ def candidate_residuals(rows: WeightedRows, groups: Sequence[Group], multiplier:
         groups: subspaces.
         multiplier: energy that one coefficient must save, for the choice of bases.
     """
-    segments, parts, _ = layout(groups, rows.table.device)
+    segments, parts = layout(groups, rows.table.device)
     # a row whose only basis has one rank could not pay less where a budget asks for it
-    stuck = any(len(group.ranks) == 1 for group in groups) and len({r for group in groups for r in group.ranks}) > 1
+    stuck = any(len(group.ranks) == 1 for group in groups) and len(ranks_of(groups).unique()) > 1
     total_rank = sum(len(segment) for segment in segments)
     if stuck or len(groups) == 1 or not narrow_products_pay(rows, total_rank, 1.0):
         residuals = squared_residuals(rows, segments, parts=parts).double()
@@ -49,7 +44,7 @@ def candidate_residuals(rows: WeightedRows, groups: Sequence[Group], multiplier:
     first = 0
     for group, members in zip(groups, members_by_label(nearest, len(groups) + 1), strict=False):
         last = first + len(group.ranks)
-        own, inner, _ = layout([group], rows.table.device)
+        own, inner = layout([group], rows.table.device)
         distances = squared_residuals(rows.subset(members), own, parts=inner).double()
         residuals[members, first:last] = distances.mul_(rows.weights[members, None])
         first = last
@@ -61,10 +56,10 @@ def candidate_residuals(rows: WeightedRows, groups: Sequence[Group], multiplier:
 
 def _nearest_basis(rows: WeightedRows, groups: Sequence[Group], multiplier: float) -> Tensor:
     """Return (m,) the cheapest basis of each row, the number of bases where two cost nearly the same."""
-    segments, parts, owners = layout(groups, rows.table.device)
+    segments, parts = layout(groups, rows.table.device)
     device = rows.table.device
     stack, ranks = BasisStack(segments, torch.bfloat16), ranks_of(groups, device).float()
-    owner = torch.tensor(owners, device=device)
+    owner = torch.tensor(owners_of(groups), device=device)
     nearest = torch.empty(len(rows), dtype=torch.int64, device=device)
     for part in blocks(len(rows), max(stack.matrix.shape), elements=2 * CACHED_ELEMENTS):
         block, weights = rows.block(part), rows.weights[part, None].to(rows.dtype)
@@ -73,6 +68,6 @@ def _nearest_basis(rows: WeightedRows, groups: Sequence[Group], multiplier: floa
         prices = multiplier * rows.counts[part, None].to(rows.dtype) * ranks - saved
         cheapest = torch.full((len(block), len(groups)), torch.inf, device=device)
         cheapest.scatter_reduce_(1, owner.expand(len(block), -1), prices, "amin")
-        best, second = cheapest.topk(2, dim=1, largest=False).values.unbind(1)
-        nearest[part] = cheapest.argmin(1).masked_fill_(second - best < NARROW_MARGIN * energies, len(groups))
+        torn = price_gaps(cheapest) < NARROW_MARGIN * energies
+        nearest[part] = cheapest.argmin(1).masked_fill_(torn, len(groups))
     return nearest

@@ -8,7 +8,18 @@ from torch import Tensor
 
 from foldflat.cluster.subspace import eigenbasis
 
-__all__ = ["Group", "layout", "polar", "turned"]
+__all__ = [
+    "Group",
+    "layout",
+    "longest_bases",
+    "owners_of",
+    "polar",
+    "ranks_of",
+    "stored_rank",
+    "subspaces_of",
+    "turn",
+    "turned",
+]
 
 _TURNS = 2
 _LEAST_SQUARED_RATIO = 1e-11
@@ -33,12 +44,51 @@ class Group:
         return [self.directions[start:stop] for start, stop in zip(starts, self.ranks, strict=True)]
 
 
-def layout(groups: Sequence[Group], device: torch.device) -> tuple[list[Tensor], Tensor, list[int]]:
-    """Return the segments, (segments, subspaces) which of them make up each subspace, and the group of each."""
+def ranks_of(groups: Sequence[Group], device: torch.device | None = None) -> Tensor:
+    """Return (k,) float64 the rank of each subspace."""
+    return torch.tensor([rank for group in groups for rank in group.ranks], dtype=torch.float64, device=device)
+
+
+def stored_rank(groups: Sequence[Group]) -> int:
+    """Return the directions that the bases of all groups store."""
+    return sum(group.ranks[-1] for group in groups)
+
+
+def owners_of(groups: Sequence[Group]) -> list[int]:
+    """Return the group of each subspace."""
+    return [i for i, group in enumerate(groups) for _ in group.ranks]
+
+
+def subspaces_of(groups: Sequence[Group]) -> tuple[list[Tensor], list[int]]:
+    """Return the k bases (rank_i, d), and the group of each."""
+    return [group.directions[:rank] for group in groups for rank in group.ranks], owners_of(groups)
+
+
+def longest_bases(bases: Sequence[Tensor], owners: Sequence[int]) -> dict[int, Tensor]:
+    """Return by group the longest of its bases, of which the others are beginnings; groups in increasing order."""
+    # of equal keys a dict keeps the last value: the longest
+    return dict(sorted(zip(owners, bases, strict=True), key=lambda pair: (pair[0], len(pair[1]))))
+
+
+def layout(groups: Sequence[Group], device: torch.device) -> tuple[list[Tensor], Tensor]:
+    """Return the segments, and (segments, subspaces) which of them make up each subspace."""
     segments = [segment for group in groups for segment in group.segments]
-    owners = [g for g, group in enumerate(groups) for _ in group.ranks]
-    same = torch.tensor(owners)[:, None] == torch.tensor(owners)
-    return segments, same.triu().to(device), owners
+    owners = torch.tensor(owners_of(groups))
+    return segments, (owners[:, None] == owners).triu().to(device)
+
+
+def turn(group: Group, grams: Tensor) -> float:
+    """Turn a basis towards the energy of the rows of each of its ranks; return the energy captured.
+
+    Args:
+        group: changed in place.
+        grams: (ranks, d, d) the Gram matrix of the rows of each rank.
+    """
+    # rows of a higher rank use the lower segments as well
+    users = list(grams.flip(0).cumsum(0).flip(0))
+    kept = turned(group.segments, users)
+    group.directions = torch.cat(kept)
+    return sum(float(((part @ gram) * part).double().sum()) for part, gram in zip(kept, users, strict=True))
 
 
 def turned(segments: list[Tensor], grams: list[Tensor]) -> list[Tensor]:

@@ -15,8 +15,8 @@ from torch import Tensor
 from foldflat.axes import blocks
 from foldflat.cluster.alternate import Alternation
 from foldflat.cluster.assignment import assign_rows, assign_within
-from foldflat.cluster.candidates import assign_nested, candidate_residuals, ranks_of
-from foldflat.cluster.groups import Group, layout, turned
+from foldflat.cluster.candidates import assign_nested, candidate_residuals
+from foldflat.cluster.groups import Group, longest_bases, owners_of, ranks_of, stored_rank, subspaces_of, turn
 from foldflat.cluster.levels import best_levels, spending_multiplier
 from foldflat.cluster.rows import WeightedRows
 from foldflat.cluster.subspace import eigenbasis, gram_matrix, members_by_label
@@ -87,7 +87,7 @@ def nest(
         previous = cost
     _meet_budget(rows, nested, groups, budget, basis_price)
     _refit(rows, nested, groups, basis_price)
-    nested.bases = [group.directions[:rank] for group in groups for rank in group.ranks]
+    nested.bases, nested.groups = subspaces_of(groups)
     return _without_unused(nested)
 
 
@@ -96,12 +96,9 @@ def _first_groups(rows: WeightedRows, state: Alternation) -> tuple[list[Group], 
     if not state.groups:
         members = members_by_label(state.labels, len(state.bases))
         return [Group(eigenbasis(gram_matrix(rows, chosen))[1], []) for chosen in members], state.labels
-    longest: dict[int, Tensor] = {}
-    for group, basis in zip(state.groups, state.bases, strict=True):
-        if len(basis) >= len(longest.get(group, basis)):
-            longest[group] = basis
-    groups = [Group(basis, []) for _, basis in sorted(longest.items())]
-    numbers = {group: i for i, group in enumerate(sorted(longest))}
+    longest = longest_bases(state.bases, state.groups)
+    groups = [Group(basis, []) for basis in longest.values()]
+    numbers = {group: i for i, group in enumerate(longest)}
     labels = state.labels
     if len(labels) != len(rows):
         labels = assign_rows(rows, state.bases, state.multiplier)[0]
@@ -149,7 +146,7 @@ def _captured_on_grid(rows: WeightedRows, members: Tensor, group: Group, grid: N
 
 
 def _assign(rows: WeightedRows, nested: Alternation, groups: Sequence[Group]) -> None:
-    _, _, nested.groups = layout(groups, rows.table.device)
+    nested.groups = owners_of(groups)
     nested.labels = assign_nested(rows, groups, nested.multiplier)
 
 
@@ -161,11 +158,7 @@ def _refit(rows: WeightedRows, nested: Alternation, groups: Sequence[Group], bas
         own = members[first : first + len(group.ranks)]
         first += len(group.ranks)
         grams = [gram_matrix(rows, chosen) for chosen in own]
-        # rows of a higher rank use the lower segments as well
-        users = list(torch.stack(grams).flip(0).cumsum(0).flip(0))
-        kept = turned(group.segments, users)
-        saved += sum(float(((part @ gram) * part).sum()) for part, gram in zip(kept, users, strict=True))
-        group.directions = torch.cat(kept)
+        saved += turn(group, torch.stack(grams))
         parameters += sum(
             rank * float(rows.counts[chosen].sum()) for rank, chosen in zip(group.ranks, own, strict=True)
         )
@@ -188,10 +181,9 @@ def _meet_budget(
     rows: WeightedRows, nested: Alternation, groups: Sequence[Group], budget: float, basis_price: float
 ) -> None:
     """Assign every row with the smallest multiplier at which the budget holds."""
-    _, _, nested.groups = layout(groups, rows.table.device)
     residuals = candidate_residuals(rows, groups, nested.multiplier)
     ranks = ranks_of(groups, residuals.device)
-    left = budget - basis_price * sum(group.ranks[-1] for group in groups)
+    left = budget - basis_price * stored_rank(groups)
     nested.labels, nested.multiplier = assign_within(rows, residuals, ranks, left, nested.multiplier)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from foldflat.cluster.groups import Group, turned
+from foldflat.cluster.groups import Group, ranks_of, stored_rank, turn
 from foldflat.cluster.subspace import eigenbasis
 from foldflat.cluster.sweep import Block, Totals, assign_and_total, assign_exactly, spending, totals_of
 from foldflat.errors import BudgetError
@@ -69,7 +69,7 @@ def refine(
         state.converged = before - state.costs[-1] <= tol * before < float("inf")
         if store is not None:
             store(state)
-    left = budget - sum(group.ranks[-1] for group in state.groups) * block.rows.shape[1]
+    left = budget - stored_rank(state.groups) * block.rows.shape[1]
     near = state.multiplier
     state.multiplier = _spending_multiplier(block, state.groups, near, left)
     labels = assign_exactly(block, state.groups, state.multiplier, near)
@@ -92,41 +92,38 @@ def _refit(block: Block, groups: Sequence[Group], totals: Totals) -> float:
     directions = [torch.zeros(group.ranks[-1], block.rows.shape[1], dtype=dtype, device=device) for group in groups]
     for i, (group, grams) in enumerate(zip(groups, totals.grams.split(sizes), strict=True)):
         if i % block.team.size == block.team.rank:
-            directions[i], saved = _fitted(group, grams)
-            captured += saved
+            captured += _fit(group, grams)
+            directions[i] = group.directions
     flat = block.team.total(torch.cat(directions))
     for group, turned_directions in zip(groups, flat.split([len(part) for part in directions]), strict=True):
         group.directions = turned_directions
     return totals.energy - float(block.team.total(captured))
 
 
-def _fitted(group: Group, grams: Tensor) -> tuple[Tensor, float]:
-    if len(group.ranks) == 1:
-        if not grams.any():
-            return group.directions, 0.0
-        values, vectors = eigenbasis(grams[0])
-        return vectors[: group.ranks[0]], float(values[: group.ranks[0]].double().sum())
-    # rows of a higher rank use the lower segments as well
-    users = list(grams.flip(0).cumsum(0).flip(0))
-    kept = turned(group.segments, users)
-    saved = sum(float(((part @ gram) * part).double().sum()) for part, gram in zip(kept, users, strict=True))
-    return torch.cat(kept), saved
+def _fit(group: Group, grams: Tensor) -> float:
+    """Turn the basis of a group, at once to its best where it has one rank; return the energy captured."""
+    if len(group.ranks) > 1:
+        return turn(group, grams)
+    if not grams.any():
+        return 0.0
+    values, vectors = eigenbasis(grams[0])
+    group.directions = vectors[: group.ranks[0]]
+    return float(values[: group.ranks[0]].double().sum())
 
 
 def _parameters(groups: Sequence[Group], totals: Totals) -> float:
-    ranks = torch.tensor([rank for group in groups for rank in group.ranks], dtype=torch.float64)
-    bases = sum(group.ranks[-1] for group in groups) * totals.grams.shape[1]
-    return float(ranks @ totals.counts.cpu()) + bases
+    return float(ranks_of(groups) @ totals.counts.cpu()) + stored_rank(groups) * totals.grams.shape[1]
 
 
 def _spending_multiplier(block: Block, groups: Sequence[Group], multiplier: float, numbers: float) -> float:
     """Return a multiplier at which the coefficients of all rows fit, at most 2e-5 above the smallest."""
-    if len({rank for group in groups for rank in group.ranks}) == 1:
+    if len(ranks_of(groups).unique()) == 1:
         return multiplier
-    energy = float(block.team.total(torch.tensor(_energy(block), dtype=torch.float64)))
+    thin, share = _thinned(block)
+    energy = sum((chunk.energy() for _, chunk in thin.chunks()), 0.0)
+    energy = float(block.team.total(torch.tensor(energy, dtype=torch.float64)))
     near = multiplier
     multiplier = max(multiplier, _LEAST_MULTIPLIER * energy, torch.finfo(torch.float64).tiny)
-    thin, share = _thinned(block)
     costs_nothing = spending(thin, groups, [0.0], near)[0] <= numbers * share
     if costs_nothing and spending(block, groups, [0.0], near)[0] <= numbers:
         return 0.0
@@ -159,10 +156,6 @@ def _climb(
     if high < math.inf:
         return high
     raise BudgetError(f"{numbers:.0f} coefficients are too few for the ranks found on a sample; hint: raise the budget")
-
-
-def _energy(block: Block) -> float:
-    return sum(chunk.energy() for _, chunk in _thinned(block)[0].chunks())
 
 
 def _thinned(block: Block) -> tuple[Block, float]:

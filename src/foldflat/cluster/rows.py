@@ -8,7 +8,7 @@ from torch import Tensor
 from foldflat.axes import blocks, compute_dtype
 from foldflat.randomness import torch_generator
 
-__all__ = ["WeightedRows", "distinct_rows"]
+__all__ = ["WeightedRows", "distinct_rows", "every_row", "sampled_positions"]
 
 _HASH_SEED = 0x5EED
 
@@ -100,6 +100,22 @@ def distinct_rows(table: Tensor, weights: Tensor | None = None) -> WeightedRows:
     inverse[kept] = group
     scale = float(totals.sum()) / m
     return WeightedRows(table, first, totals / scale, counts, inverse, scale)
+
+
+def every_row(table: Tensor, weights: Tensor | None = None) -> WeightedRows:
+    """Take rows as they are given: none merged or moved, weights (n,) in their own units."""
+    index = torch.arange(len(table), device=table.device)
+    ones = torch.ones(len(table), dtype=torch.float64, device=table.device)
+    given = ones if weights is None else weights.to(table.device, torch.float64)
+    return WeightedRows(table, index, given, ones, index)
+
+
+def sampled_positions(rows: WeightedRows, size: int, seed: int) -> Tensor:
+    """Return the positions of at most `size` distinct rows, drawn without replacement, in increasing order."""
+    positions = torch.arange(len(rows))
+    if len(rows) > size:
+        positions = torch.randperm(len(rows), generator=torch_generator(seed))[:size].sort().values
+    return positions.to(rows.table.device)
 
 
 def _row_hashes(table: Tensor) -> Tensor:

@@ -7,11 +7,10 @@ from torch import Tensor
 
 from foldflat.cluster.allocation import largest_equal_rank
 from foldflat.cluster.fit import Clustering, finished, fit_table
-from foldflat.cluster.rows import WeightedRows, distinct_rows
+from foldflat.cluster.rows import distinct_rows, every_row
 from foldflat.cluster.streaming import JUDGE_ROWS, SAMPLE_ROWS, fit_source
 from foldflat.cluster.subspace import squared_distances
 from foldflat.cluster.trials import Problem, SearchSettings, Trial, choose_subspaces
-from foldflat.errors import BudgetError
 
 __all__ = ["search_subspaces"]
 
@@ -43,15 +42,11 @@ def search_subspaces(
     """
     if len(table) > SAMPLE_ROWS + JUDGE_ROWS:
         return _streamed(table, weights, settings, watch)
-    rows = distinct_rows(table, weights)
-    n, d = int(rows.counts.sum()), rows.n_features
-    if settings.budget < n + d:
-        raise BudgetError(
-            f"a budget of {int(settings.budget)} parameters is too few for rank 1 on a {n} x {d} table; "
-            f"hint: the least is {n + d}"
-        )
+    n = len(table) if weights is None else int((weights > 0).sum())
+    settings.check_budget(n, table.shape[1])
     if settings.n_subspaces is not None:
         return _fitted(table, weights, settings, n), []
+    rows = distinct_rows(table, weights)
     best, trials = choose_subspaces(Problem(settings, rows, rows, n), watch)
     return finished(rows, best), trials
 
@@ -75,14 +70,10 @@ def _streamed(
     table: Tensor, weights: Tensor | None, settings: SearchSettings, watch: Callable[[Trial], None] | None
 ) -> tuple[Clustering, list[Trial]]:
     found = fit_source(table, weights, settings, watch=watch)
-    n = len(table)
-    ones = torch.ones(n, dtype=torch.float64, device=table.device)
-    given = ones if weights is None else weights.to(table.device, torch.float64)
-    index = torch.arange(n, device=table.device)
+    rows = every_row(table, weights)
     labels = found.labels.to(table.device, torch.int64)
-    lost = squared_distances(WeightedRows(table, index, given, ones, index), labels, found.bases)
-    cost = float((given * lost).sum())
-    multiplier = found.multiplier / float(given.mean())
+    cost = float((rows.weights * squared_distances(rows, labels, found.bases)).sum())
+    multiplier = found.multiplier / float(rows.weights.mean())
     phases = [0] * len(found.costs)
     clustering = Clustering(
         labels, found.bases, cost, found.costs, phases, multiplier, found.converged, [cost], found.groups

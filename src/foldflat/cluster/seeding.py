@@ -5,7 +5,7 @@ from torch import Tensor
 
 from foldflat.axes import blocks
 from foldflat.cluster.centres import kmeans_centres
-from foldflat.cluster.rows import WeightedRows
+from foldflat.cluster.rows import WeightedRows, sampled_positions
 from foldflat.cluster.spectral import spectral_partition
 from foldflat.errors import RecipeError
 from foldflat.randomness import torch_generator
@@ -48,11 +48,8 @@ def spherical_partition(rows: WeightedRows, k: int, seed: int) -> Tensor:
     """
     if k == 1:
         return torch.zeros(len(rows), dtype=torch.int64, device=rows.table.device)
-    positions = torch.arange(len(rows))
-    limit = max(_SAMPLE_ROWS, 256 * k)
-    if len(rows) > limit:
-        positions = torch.randperm(len(rows), generator=torch_generator(seed))[:limit].sort().values
-    centres = _direction_centres(rows, positions.to(rows.table.device), k, seed)
+    positions = sampled_positions(rows, max(_SAMPLE_ROWS, 256 * k), seed)
+    centres = _direction_centres(rows, positions, k, seed)
     labels = torch.empty(len(rows), dtype=torch.int64, device=rows.table.device)
     # |a/|a| - c|^2 up to a constant; scaling by |a| leaves the argmin alone
     offset = centres.square().sum(1) / 2

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from foldflat.axes import blocks
 from foldflat.cluster.centres import kmeans_centres
-from foldflat.cluster.rows import WeightedRows
-from foldflat.randomness import torch_generator
+from foldflat.cluster.rows import WeightedRows, sampled_positions
 
 __all__ = ["spectral_partition"]
 
@@ -31,7 +30,7 @@ def spectral_partition(rows: WeightedRows, k: int, seed: int) -> Tensor:
     """
     if k == 1:
         return torch.zeros(len(rows), dtype=torch.int64, device=rows.table.device)
-    drawn = _landmarks(rows, max(_SAMPLE_ROWS, _PER_SUBSPACE * k), seed)
+    drawn = sampled_positions(rows, max(_SAMPLE_ROWS, _PER_SUBSPACE * k), seed)
     directions, usable = _directions(rows.block(drawn))
     if not bool(usable.any()):
         return torch.zeros(len(rows), dtype=torch.int64, device=rows.table.device)
@@ -59,16 +58,9 @@ def _leading(affinity: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if k > m // 4:
         values, vectors = torch.linalg.eigh(affinity)
         return values[-k:], vectors[:, -k:]
-    start = np.ones(m, dtype=affinity.cpu().numpy().dtype)
-    values, vectors = eigsh(affinity.cpu().numpy(), k, v0=start, tol=1e-4)
+    matrix = affinity.cpu().numpy()
+    values, vectors = eigsh(matrix, k, v0=np.ones(m, dtype=matrix.dtype), tol=1e-4)
     return torch.from_numpy(values).to(affinity), torch.from_numpy(vectors).to(affinity)
-
-
-def _landmarks(rows: WeightedRows, size: int, seed: int) -> Tensor:
-    positions = torch.arange(len(rows))
-    if len(rows) > size:
-        positions = torch.randperm(len(rows), generator=torch_generator(seed))[:size].sort().values
-    return positions.to(rows.table.device)
 
 
 def _directions(block: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,14 +12,14 @@ from torch import Tensor
 from foldflat.axes import blocks, compute_dtype
 from foldflat.cluster.alternate import Alternation
 from foldflat.cluster.distributed import Alone, Team
-from foldflat.cluster.groups import Group
+from foldflat.cluster.groups import Group, longest_bases, ranks_of, subspaces_of
 from foldflat.cluster.refine import Refinement, refine
 from foldflat.cluster.resume import Checkpoint
 from foldflat.cluster.rows import distinct_rows
 from foldflat.cluster.source import RowSource
 from foldflat.cluster.sweep import Block
 from foldflat.cluster.trials import Problem, SearchSettings, Trial, choose_subspaces, multiplier_for
-from foldflat.errors import BudgetError, FoldflatError
+from foldflat.errors import FoldflatError
 
 __all__ = ["JUDGE_ROWS", "SAMPLE_ROWS", "StreamedFit", "fit_source"]
 
@@ -94,11 +94,7 @@ def fit_source(
     block = Block(rows, weights, team, first)
     d = rows.shape[1]
     team.agree(f"{settings}, rows of {d} {rows.dtype}, {'no ' if weights is None else ''}row weights")
-    if settings.budget < n + d:
-        raise BudgetError(
-            f"a budget of {int(settings.budget)} parameters is too few for rank 1 on a {n} x {d} table; "
-            f"hint: the least is {n + d}"
-        )
+    settings.check_budget(n, d)
     sampled, sampled_weights = _drawn(block, n, settings.seed)
     kept = None
     if checkpoint is not None and team.rank == 0:
@@ -182,11 +178,11 @@ def _problem(settings: SearchSettings, sampled: Tensor, weights: Tensor, n: int)
 
 def _first_state(problem: Problem, state: Alternation) -> Refinement:
     owners = state.groups or list(range(len(state.bases)))
-    groups = []
-    for owner in sorted(set(owners)):
-        bases = [basis for basis, group in zip(state.bases, owners, strict=True) if group == owner]
-        groups.append(Group(max(bases, key=len), sorted({len(basis) for basis in bases})))
-    free = len({rank for group in groups for rank in group.ranks}) > 1
+    ranks: dict[int, set[int]] = {}
+    for owner, basis in zip(owners, state.bases, strict=True):
+        ranks.setdefault(owner, set()).add(len(basis))
+    groups = [Group(basis, sorted(ranks[owner])) for owner, basis in longest_bases(state.bases, owners).items()]
+    free = len(ranks_of(groups).unique()) > 1
     return Refinement(groups, multiplier_for(problem, state) if free else 0.0)
 
 
@@ -198,6 +194,5 @@ def _digest(sampled: Tensor, weights: Tensor) -> str:
 
 
 def _finished(labels: Tensor, state: Refinement, trials: list[Trial]) -> StreamedFit:
-    bases = [group.directions[:rank] for group in state.groups for rank in group.ranks]
-    owners = [i for i, group in enumerate(state.groups) for _ in group.ranks]
+    bases, owners = subspaces_of(state.groups)
     return StreamedFit(labels, bases, owners, state.costs, state.multiplier, state.converged, trials)

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from foldflat.axes import blocks, compute_dtype
-from foldflat.cluster.candidates import assign_nested, candidate_residuals, ranks_of
+from foldflat.cluster.candidates import assign_nested, candidate_residuals
 from foldflat.cluster.distributed import Team
-from foldflat.cluster.groups import Group
-from foldflat.cluster.rows import WeightedRows
+from foldflat.cluster.groups import Group, ranks_of
+from foldflat.cluster.rows import WeightedRows, every_row
 from foldflat.cluster.source import RowSource
 from foldflat.cluster.subspace import gram_matrix, members_by_label
 
@@ -47,11 +47,7 @@ class Block:
         n, d = self.rows.shape
         for part in blocks(n, 1, elements=chunk_rows(d)):
             chunk = self.rows[part].to(compute_dtype(self.rows.dtype))
-            b, device = len(chunk), chunk.device
-            ones = torch.ones(b, dtype=torch.float64, device=device)
-            weights = ones if self.weights is None else self.weights[part].to(device, torch.float64)
-            index = torch.arange(b, device=device)
-            yield part, WeightedRows(chunk, index, weights, ones, index)
+            yield part, every_row(chunk, None if self.weights is None else self.weights[part])
 
 
 def chunk_rows(d: int) -> int:

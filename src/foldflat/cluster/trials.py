@@ -62,6 +62,14 @@ class SearchSettings:
     tol: float = 1e-4
     seed: int = 0
 
+    def check_budget(self, n: int, d: int) -> None:
+        """Raise BudgetError where not even one subspace of rank 1 fits an (n, d) table."""
+        if self.budget < n + d:
+            raise BudgetError(
+                f"a budget of {int(self.budget)} parameters is too few for rank 1 on a {n} x {d} table; "
+                f"hint: the least is {n + d}"
+            )
+
 
 @dataclass(frozen=True)
 class Problem:

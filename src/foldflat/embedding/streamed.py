@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from foldflat.axes import compute_dtype
+from foldflat.cluster.groups import longest_bases
 from foldflat.cluster.streaming import StreamedFit
 from foldflat.cluster.subspace import coefficients, members_by_label
 from foldflat.cluster.sweep import Block, chunk_rows
@@ -42,7 +43,7 @@ def encode(block: Block, found: StreamedFit, *, stored: torch.dtype, folder: Pat
         DataError: a coefficient is too large for the stored type.
     """
     used, codes = _used(block, found)
-    longest = _longest(found, used)
+    longest = longest_bases([found.bases[i] for i in used], [found.groups[i] for i in used])
     # what is stored is the rounded basis, so coefficients are taken in that one
     rounded = {group: basis.to(stored).to(compute_dtype(block.rows.dtype)) for group, basis in longest.items()}
     bases = [rounded[found.groups[i]][: len(found.bases[i])] for i in used]
@@ -69,15 +70,6 @@ def _used(block: Block, found: StreamedFit) -> tuple[list[int], Tensor]:
     return used, renumbered[found.labels.long()].to(torch.int16)
 
 
-def _longest(found: StreamedFit, used: list[int]) -> dict[int, Tensor]:
-    longest: dict[int, Tensor] = {}
-    for i in used:
-        group, basis = found.groups[i], found.bases[i]
-        if group not in longest or len(basis) > len(longest[group]):
-            longest[group] = basis
-    return longest
-
-
 def _collector(
     block: Block,
     found: StreamedFit,
@@ -92,7 +84,7 @@ def _collector(
     if block.team.rank != 0:
         return None, []
     every = torch.cat([part.cpu() for part in parts])
-    numbers = {group: i for i, group in enumerate(sorted(longest))}
+    numbers = {group: i for i, group in enumerate(longest)}
     sizes = torch.bincount(every.long(), minlength=len(used)).tolist()
     ranks = [len(found.bases[i]) for i in used]
     module = SubspaceEmbedding(

@@ -65,7 +65,6 @@ def compress_folder(
             target,
             team=team,
             checkpoint=checkpoint,
-            overwrite=overwrite,
             watch=watch,
         )
     if team.size > 1:

@@ -64,7 +64,7 @@ def open_rows(text: str) -> RowSource | None:
         return _open(file, tensor)
     files = sorted(file.parent.glob(file.name))
     if not files:
-        raise ModelNotFoundError(f"no file matches {file}")
+        raise ModelNotFoundError(f"no file matches {file}; hint: a pattern is matched within one folder, {file.parent}")
     return ShardedRows([_open(found, tensor) for found in files], [str(found) for found in files])
 
 

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import torch
 
-from foldflat.checkpoint import check_target
-from foldflat.cluster.distributed import Alone, Team
+from foldflat.cluster.distributed import Team
 from foldflat.cluster.source import RowSource
 from foldflat.cluster.streaming import JUDGE_ROWS, SAMPLE_ROWS, fit_source
 from foldflat.cluster.sweep import Block, chunk_rows
 from foldflat.embedding.base import check_finite
-from foldflat.embedding.fitting import Fitted, Table, dense_bytes, describe, settings_for
+from foldflat.embedding.fitting import Fitted, Table, Watch, describe, settings_for
 from foldflat.embedding.plan import EmbeddingPlan, table_plan
 from foldflat.embedding.recipe import EmbeddingRecipe, stored_dtype
 from foldflat.embedding.streamed import encode
@@ -24,8 +23,6 @@ from foldflat.errors import CheckpointError, DataError, FoldflatError, RecipeErr
 from foldflat.pipeline import Result, plan_report
 
 __all__ = ["Part", "compress_rows", "is_streamed"]
-
-Watch = Callable[[str], None]
 
 
 class Part:
@@ -52,7 +49,7 @@ class Part:
     def __getitem__(self, rows: slice | torch.Tensor, /) -> torch.Tensor:
         """Return (b, d): consecutive rows, or those at given positions (b,)."""
         if isinstance(rows, slice):
-            start, stop, _ = rows.indices(len(range(self._first, self._stop)))
+            start, stop, _ = rows.indices(self.shape[0])
             return self._rows[self._first + start : self._first + stop]
         return self._rows[rows + self._first]
 
@@ -111,9 +108,8 @@ def compress_rows(
     save: Callable[[Result], None],
     target: str | os.PathLike[str],
     *,
-    team: Team | None = None,
+    team: Team,
     checkpoint: str | os.PathLike[str] | None = None,
-    overwrite: bool = False,
     watch: Watch | None = None,
 ) -> Result | None:
     """Compress a table that is read chunk by chunk, and save it; return the result on rank 0, elsewhere None.
@@ -125,14 +121,11 @@ def compress_rows(
         target: folder that `save` writes, for its place on disk.
         team: the processes that share the work.
         checkpoint: file that keeps the state of the fit; default beside `target`, deleted at the end.
-        overwrite: whether `target` may exist.
         watch: called on rank 0 with a line of progress.
 
     Raises:
         RecipeError, BudgetError, DataError, CheckpointError, TeamError: see foldflat.errors.
     """
-    team = Alone() if team is None else team
-    check_target(target, overwrite=overwrite)
     started = time.perf_counter()
     n, d = rows.shape
     part = Part(rows, team)
@@ -162,8 +155,8 @@ def compress_rows(
         entry = table_plan(rows, fitted, encoded.error, names=[""], heads=[])
         plan = EmbeddingPlan(recipe.to_dict(), [entry])
         report = plan_report(plan, [])
-        report["model_size_bytes_before"] = dense_bytes(table)
-        report["model_size_bytes_after"] = encoded.module.size_bytes
+        report["model_size_bytes_before"] = entry.size_bytes_before
+        report["model_size_bytes_after"] = entry.size_bytes_after
         report["seconds"] = entry.seconds
         result = Result(encoded.module, plan, report)
         save(result)
