@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from foldflat.axes import blocks
 from foldflat.cluster.source import RowSource
 
-__all__ = ["model_size_bytes", "tensor_sha256"]
+__all__ = ["model_size_bytes", "state_sha256", "tensor_sha256"]
 
 
 def model_size_bytes(model: nn.Module) -> int:
@@ -19,6 +19,16 @@ def model_size_bytes(model: nn.Module) -> int:
         if isinstance(tensor, Tensor)
     }
     return sum(tensors.values())
+
+
+def state_sha256(model: nn.Module) -> str:
+    """Return the SHA-256 of every parameter and persistent buffer, in the order of their names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if isinstance(tensor, Tensor):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def tensor_sha256(tensor: Tensor | RowSource) -> str:

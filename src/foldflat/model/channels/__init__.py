@@ -1,0 +1,18 @@
+"""Which filters, norm parameters and input channels of a network have to go together.
+
+`trace_channels` follows every channel through the network's graph; `rules` says what one operation does to channels,
+`values` how they are held, `groups` what comes out.
+"""
+
+from foldflat.model.channels.groups import ChannelGroup, ChannelMap, Layer, named_tensors
+from foldflat.model.channels.tracing import call_arguments, inference_mode_of, trace_channels
+
+__all__ = [
+    "ChannelGroup",
+    "ChannelMap",
+    "Layer",
+    "call_arguments",
+    "inference_mode_of",
+    "named_tensors",
+    "trace_channels",
+]
