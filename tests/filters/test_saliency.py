@@ -228,7 +228,7 @@ def test_drawn_patches_never_say_more() -> None:
     assert torch.equal(some, sensitivity(layer, inputs, patches=4, seed=3))
     torch.testing.assert_close(sensitivity(layer, inputs, patches=16), exact)
     linear, tokens = drawn(nn.Linear(6, 5), 3, 20, 6)
-    assert (sensitivity(linear, tokens, patches=2) <= sensitivity(linear, tokens)).all()
+    assert (sensitivity(linear, tokens, patches=2) <= sensitivity(linear, tokens) + 1e-6).all()
 
 
 def test_a_single_input_needs_no_batch_axis() -> None:

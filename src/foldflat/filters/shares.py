@@ -97,8 +97,13 @@ class LargestShares:
         A row is one channel and one block of the outputs that read it.
         """
         assert self._widest is not None
-        bounds = self._windows.convolve(signals, self._widest, self._groups * self._channels)
-        bounds = bounds.view(len(signals), self._groups, self._channels, self._split, -1).mul_(inverses)
+        shape = (len(signals), self._groups, self._channels, -1)
+        if self._windows.area == 1:
+            bounds = self._windows.single(signals).reshape(shape)[:, :, :, None] * inverses
+            bounds.mul_(self._widest.view(self._groups, self._channels, self._split, 1))
+        else:
+            products = self._windows.convolve(signals, self._widest, self._groups * self._channels)
+            bounds = products.view(*shape[:3], self._split, -1).mul_(inverses)
         return bounds.flatten(1, 3)
 
     def _wanted(self) -> Tensor:
@@ -132,7 +137,9 @@ class LargestShares:
         weights = weight[groups, blocks_, :, own]
         values = search.values(channels, spots)
         inverses = search.inverses((groups * self._split + blocks_)[:, None] + spots * (self._groups * self._split))
-        if self._maximum:
+        if search.area == 1:
+            shares = inverses.mul_(weights.mT).amax(2).mul_(values[:, :, 0])
+        elif self._maximum:
             products = torch.stack([a * w for a, w in zip(values.split(1, 2), weights.mT.split(1, 1), strict=True)])
             shares = products.amax(0).mul_(inverses)
         else:

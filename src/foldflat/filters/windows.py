@@ -44,6 +44,11 @@ class Windows:
         return tuple(self.weight.shape[2:])
 
     @property
+    def area(self) -> int:
+        """Return the number of taps of a window."""
+        return math.prod(self.kernel)
+
+    @property
     def n_channels(self) -> int:
         """Return c, the number of input channels."""
         return self.weight.shape[1] * self.groups
@@ -57,6 +62,10 @@ class Windows:
         """Return the products (n, o, positions) of other weights (o, c / groups, kernel) with the same windows."""
         convolve = _CONVOLVE[len(self.kernel)]
         return convolve(signals, weight, None, self.stride, 0, self.dilation, groups)
+
+    def single(self, signals: Tensor) -> Tensor:
+        """Return (n, c, positions) what windows of a single tap read."""
+        return signals[(slice(None), slice(None), *(slice(None, None, step) for step in self.stride))]
 
     def corners(self, signals: Tensor) -> Tensor:
         """Return (positions,) where the window of channel 0 begins in one image of contiguous `signals`."""
@@ -81,7 +90,7 @@ class Windows:
 
     def laid_out(self) -> "Windows":
         """Return how to walk signals in which whole windows follow one another, as `lay_out` makes them."""
-        area = (math.prod(self.kernel),)
+        area = (self.area,)
         return Windows(self.weight.flatten(2), area, (1,), self.groups, self.prepare)
 
     def lay_out(self, signals: Tensor, chosen: Tensor) -> Tensor:
