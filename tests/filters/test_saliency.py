@@ -254,6 +254,8 @@ def test_bad_inputs_are_refused_with_a_way_out() -> None:
         bad[1, 2, 3, 4] = value
         with pytest.raises(DataError, match=rf"{text}.*hint: look"):
             meter.update(bad)
+    with pytest.raises(DataError, match=r"go up to 1e\+30 and make sums .* above the 1e\+30 .*; hint: scale them"):
+        meter.update(1e30 * inputs.clamp(0, 1).ceil())
     assert not meter.value.any()
 
 

@@ -14,6 +14,8 @@ from foldflat.randomness import torch_generator
 
 __all__ = ["SensitivityMeter", "sensitivity"]
 
+_LARGEST_DENOMINATOR = 1e30
+
 
 def sensitivity(
     layer: nn.Module,
@@ -82,6 +84,7 @@ class SensitivityMeter:
         self._layer, self._patches, self._generator = layer, patches, torch_generator(seed)
         self._windows = windows_of(layer, channels)
         _check_finite(self._windows.weight, f"the weight of {_name(layer)}", "train or load it again")
+        self._reach = float(self._windows.weight.flatten(1).abs().sum(1).max())
         self._walk = self._windows if patches is None else self._windows.laid_out()
         self._shares = LargestShares(self._walk, maximum=window == "maximum")
 
@@ -120,7 +123,12 @@ class SensitivityMeter:
             )
         if not inputs.numel():
             raise DataError(f"inputs of {name} have shape {tuple(inputs.shape)}, no numbers; hint: give one or more")
-        _check_finite(inputs, f"inputs of {name}", "look for the layer or image that they come from")
+        largest = _check_finite(inputs, f"inputs of {name}", "look for the layer or image that they come from")
+        if largest * self._reach > _LARGEST_DENOMINATOR:
+            raise DataError(
+                f"inputs of {name} go up to {largest:.3g} and make sums of up to {largest * self._reach:.3g}, above "
+                f"the {_LARGEST_DENOMINATOR:.0g} that float32 can add up; hint: scale them, which changes no sensitivity"
+            )
         inputs = inputs.detach()
         inputs = inputs[None] if inputs.dim() == spatial + 1 else inputs
         found = self._windows.positions(self._windows.prepare(inputs[:1]).shape[2:])
@@ -149,9 +157,10 @@ def _name(layer: nn.Module) -> str:
     return f"this {type(layer).__name__}"
 
 
-def _check_finite(numbers: Tensor, what: str, hint: str) -> None:
-    """Raise unless all `numbers` are finite; one pass without a copy as long as they are."""
-    if all(map(math.isfinite, map(float, numbers.aminmax()))):
-        return
+def _check_finite(numbers: Tensor, what: str, hint: str) -> float:
+    """Return the largest absolute value, one pass without a copy; raise unless all `numbers` are finite."""
+    least, largest = map(float, numbers.aminmax())
+    if math.isfinite(least) and math.isfinite(largest):
+        return max(-least, largest)
     nan, infinite = int(numbers.isnan().sum()), int(numbers.isinf().sum())
     raise DataError(f"{what}: {nan} of {numbers.numel()} numbers are NaN, {infinite} are infinite; hint: {hint}")

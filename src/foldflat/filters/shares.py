@@ -17,7 +17,7 @@ from foldflat.filters.windows import Windows
 __all__ = ["LargestShares"]
 
 _LEAST_DENOMINATOR = torch.finfo(torch.float32).eps
-_OUTPUTS = 64
+_OUTPUTS = 128
 _TOLERANCE = 1e-6
 _LEAST_TILE, _LARGEST_TILE = 4, 64
 
@@ -27,7 +27,7 @@ class LargestShares:
 
     Positive weights and the absolute values of negative ones are outputs of their own. Outputs are scaled to a mean
     denominator of one, which changes no share and brings the bounds of different outputs near to each other, and are
-    bounded in blocks of up to 64. Bounds and shares are rounded alike; a share may be missed by up to 1e-6.
+    bounded in blocks of up to 128. Bounds and shares are rounded alike; a share may be missed by up to 1e-6.
 
     Attributes:
         value: (c,), 0 where a channel was never active.
@@ -83,7 +83,7 @@ class LargestShares:
     def _scale(self, denominators: Tensor) -> None:
         """Scale every output to a mean denominator of one, here and in the denominators themselves."""
         means = denominators.mean((0, 2))
-        scale = torch.where(means > 0, means, 1).reciprocal_()
+        scale = torch.where(means > _LEAST_DENOMINATOR, means, 1).reciprocal_()
         kernel = self._windows.kernel
         self._weight.mul_(scale.view(-1, 1, *[1] * len(kernel)))
         self._least.mul_(scale)
