@@ -205,6 +205,8 @@ def test_tiny_denominators_count_as_none() -> None:
     layer.weight.data.fill_(1)
     assert sensitivity(layer, torch.tensor([[5e-8, 5e-8]])).tolist() == [0, 0]
     assert sensitivity(layer, torch.tensor([[5e-8, 1.5e-7]])).tolist() == pytest.approx([0.25, 0.75])
+    assert sensitivity(layer, torch.tensor([[1, 3], [1e-7, 0]])).tolist() == pytest.approx([0.25, 0.75])
+    assert sensitivity(layer, torch.tensor([[1, 3], [1.9e-7, 0.1e-7]])).tolist() == pytest.approx([0.95, 0.75])
 
 
 @settings(max_examples=40, deadline=None)
@@ -254,7 +256,7 @@ def test_bad_inputs_are_refused_with_a_way_out() -> None:
         bad[1, 2, 3, 4] = value
         with pytest.raises(DataError, match=rf"{text}.*hint: look"):
             meter.update(bad)
-    with pytest.raises(DataError, match=r"go up to 1e\+30 and make sums .* above the 1e\+30 .*; hint: scale them"):
+    with pytest.raises(DataError, match=r"go up to 1e\+30 and make sums .* above the limit of 1e\+30; hint: scale them"):
         meter.update(1e30 * inputs.clamp(0, 1).ceil())
     assert not meter.value.any()
 

@@ -126,8 +126,8 @@ class SensitivityMeter:
         largest = _check_finite(inputs, f"inputs of {name}", "look for the layer or image that they come from")
         if largest * self._reach > _LARGEST_DENOMINATOR:
             raise DataError(
-                f"inputs of {name} go up to {largest:.3g} and make sums of up to {largest * self._reach:.3g}, above "
-                f"the {_LARGEST_DENOMINATOR:.0g} that float32 can add up; hint: scale them, which changes no sensitivity"
+                f"inputs of {name} go up to {largest:.3g} and make sums of up to {largest * self._reach:.3g}, "
+                f"above the limit of {_LARGEST_DENOMINATOR:.0g}; hint: scale them, which changes no sensitivity"
             )
         inputs = inputs.detach()
         inputs = inputs[None] if inputs.dim() == spatial + 1 else inputs
