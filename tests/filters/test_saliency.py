@@ -192,6 +192,17 @@ def test_numbers_of_any_width(dtype: torch.dtype) -> None:
     assert not found.requires_grad
 
 
+@pytest.mark.parametrize(("kernel", "channels"), [(1, 3), (3, 3), (3, 1)])
+def test_the_order_of_numbers_in_memory_changes_nothing(kernel: int, channels: int) -> None:
+    """Channels last, or every second image of a larger batch."""
+    layer, inputs = drawn(nn.Conv2d(channels, 4, kernel), 4, channels, 6, 6, signed=False)
+    expected = sensitivity(layer, inputs[::2].contiguous())
+    torch.testing.assert_close(sensitivity(layer, inputs[::2]), expected)
+    layer = layer.to(memory_format=torch.channels_last)
+    found = sensitivity(layer, inputs[::2].contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, expected)
+
+
 def test_depthwise_channels_have_their_output_alone() -> None:
     """With one channel a group the share is 1, or 0 where the channel is never active."""
     layer, inputs = drawn(nn.Conv2d(4, 8, 3, groups=4), 2, 4, 6, 6)
@@ -256,7 +267,7 @@ def test_bad_inputs_are_refused_with_a_way_out() -> None:
         bad[1, 2, 3, 4] = value
         with pytest.raises(DataError, match=rf"{text}.*hint: look"):
             meter.update(bad)
-    with pytest.raises(DataError, match=r"go up to 1e\+30 and make sums .* above the limit of 1e\+30; hint: scale them"):
+    with pytest.raises(DataError, match=r"go up to 1e\+30 .* above the limit of 1e\+30; hint: scale them"):
         meter.update(1e30 * inputs.clamp(0, 1).ceil())
     assert not meter.value.any()
 
