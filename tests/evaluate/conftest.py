@@ -66,6 +66,46 @@ def glue_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
     return write
 
 
+def image_rows(n: int, seed: int, side: int = 8) -> dict[str, list[Any]]:
+    """Draw noisy images of which the brightest of red, green and blue is the label."""
+    import numpy as np
+    from PIL import Image
+
+    draw = np.random.default_rng(seed)
+    labels = [index % 3 for index in range(n)]
+    pixels = draw.integers(0, 150, (n, side, side, 3), dtype=np.uint8)
+    for label, image in zip(labels, pixels, strict=True):
+        image[..., label] += 60
+    return {"img": [Image.fromarray(image) for image in pixels], "label": labels}
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that writes one split as the hub has it, with `change` made to its columns, by name."""
+    from datasets import ClassLabel, Dataset, Features, Image
+
+    def write(n: int = 48, side: int = 8, *, split: str = "train", **change: tuple[Any, list[Any]]) -> Path:
+        folder = tmp_path_factory.mktemp("images")
+        kinds = {"img": Image(), "label": ClassLabel(names=["red", "green", "blue"])}
+        features = Features(kinds | {name: kind for name, (kind, _) in change.items() if kind is not None})
+        rows = image_rows(n, 0, side) | {name: values for name, (_, values) in change.items()}
+        for name in [name for name, (kind, _) in change.items() if kind is None]:
+            del features[name], rows[name]
+        with (folder / f"{split}.parquet").open("wb") as file:
+            Dataset.from_dict(rows, features=features).to_parquet(file)
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def colours(image_folder: Callable[..., Path]) -> Any:
+    """Return a learnable task of 48 images of 8 x 8 pixels and three classes, in memory."""
+    from foldflat.evaluate import load_images
+
+    return load_images(image_folder())
+
+
 @pytest.fixture(scope="session")
 def sst2(glue_folder: Callable[..., Path]) -> Path:
     """Return a folder with a learnable task of 64 training and 64 validation sentences."""

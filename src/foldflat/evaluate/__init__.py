@@ -1,10 +1,12 @@
-"""Fine-tune and score classifiers on GLUE; needs `pip install "foldflat[hf,eval]"`."""
+"""Fine-tune, retrain and score classifiers, on GLUE and on images; needs `pip install "foldflat[hf,eval]"`."""
 
 from foldflat.evaluate.data import load_split
 from foldflat.evaluate.finetuning import FinetuneResult, finetune_classifier
 from foldflat.evaluate.glue import GLUE_TASKS, GlueTask, glue_task, resolve_split
+from foldflat.evaluate.images import ImageDataset, calibration_batches, hold_out, load_images, score_images
 from foldflat.evaluate.metrics import beats_majority, glue_metrics, majority_baseline
 from foldflat.evaluate.prediction import predict_logits
+from foldflat.evaluate.preprocessing import Preprocessing, preprocessing_of
 from foldflat.evaluate.scoring import score_classifier
 from foldflat.evaluate.training import TrainingRun, TrainingSettings, train_classifier
 
@@ -12,16 +14,23 @@ __all__ = [
     "GLUE_TASKS",
     "FinetuneResult",
     "GlueTask",
+    "ImageDataset",
+    "Preprocessing",
     "TrainingRun",
     "TrainingSettings",
     "beats_majority",
+    "calibration_batches",
     "finetune_classifier",
     "glue_metrics",
     "glue_task",
+    "hold_out",
+    "load_images",
     "load_split",
     "majority_baseline",
     "predict_logits",
+    "preprocessing_of",
     "resolve_split",
     "score_classifier",
+    "score_images",
     "train_classifier",
 ]

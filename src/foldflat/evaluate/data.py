@@ -1,17 +1,15 @@
 """Splits of GLUE tasks as tokenised data sets, from the hub or from a folder in the hub's schema."""
 
-import contextlib
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foldflat.errors import DataError, ModelNotFoundError, RecipeError
+from foldflat.errors import DataError, RecipeError
 from foldflat.evaluate.glue import SIMILARITY_RANGE, GlueTask, glue_task, resolve_split
-from foldflat.evaluate.names import local_folder
-from foldflat.evaluate.optional import require
+from foldflat.evaluate.isolation import datasets_bars_off
+from foldflat.evaluate.reading import read_split
 
 __all__ = ["load_split"]
 
@@ -37,34 +35,12 @@ def load_split(
     glue = glue_task(task)
     if max_examples is not None and max_examples < 1:
         raise RecipeError(f"`max_examples` is {max_examples}\nhint: at least 1, or None for all of them")
-    with _no_bars():
-        rows = _read(data, glue, resolve_split(task, split))
+    with datasets_bars_off():
+        rows = read_split(data, resolve_split(task, split), glue.name, example="`nyu-mll/glue`")
         if max_examples is not None:
             rows = rows.select(range(min(max_examples, len(rows))))
         _check_rows(rows, glue)
         return _tokenise(rows, glue, _labels(rows, glue), tokenizer, max_length)
-
-
-def _read(data: str | os.PathLike[str], glue: GlueTask, split: str) -> Any:
-    datasets = require("datasets", "eval")
-    folder = local_folder(data)
-    source = str(folder or data)
-    try:
-        splits = datasets.load_dataset(source, glue.name)
-    except (FileNotFoundError, ConnectionError) as error:
-        raise ModelNotFoundError(
-            f"no {glue.name} in {source!r}{'' if folder else ' (no such folder here)'}: {error}\n"
-            "hint: give a folder in the hub's schema, or `nyu-mll/glue` with a connection"
-        ) from error
-    except Exception as error:  # the reader of each file format has errors of its own
-        raise DataError(
-            f"{source!r} cannot be read as {glue.name}: {error}\n"
-            f"hint: `datasets.load_dataset({source!r}, {glue.name!r})` has to work; "
-            "the folder's README.md names the files of each task"
-        ) from error
-    if split not in splits:
-        raise DataError(f"{source!r} has no split {split!r} of {glue.name}\nhint: one of {', '.join(splits)}")
-    return splits[split]
 
 
 def _check_rows(rows: Any, glue: GlueTask) -> None:
@@ -121,16 +97,3 @@ def _tokenise(rows: Any, glue: GlueTask, labels: NDArray[Any], tokenizer: Any, m
         keep_in_memory=True,
         load_from_cache_file=False,
     )
-
-
-@contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    """Keep the bars of `datasets` off for a while."""
-    datasets = require("datasets", "eval")
-    shown = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()

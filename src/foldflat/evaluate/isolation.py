@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from foldflat.evaluate.optional import require
 from foldflat.model.hub import quiet_transformers
 
-__all__ = ["attributes_restored", "quiet_transformers", "random_state_restored"]
+__all__ = ["attributes_restored", "datasets_bars_off", "quiet_transformers", "random_state_restored"]
 
 
 @contextlib.contextmanager
@@ -36,3 +37,16 @@ def attributes_restored(*objects: Any) -> Iterator[None]:
         for item, attributes in before:
             vars(item).clear()
             vars(item).update(attributes)
+
+
+@contextlib.contextmanager
+def datasets_bars_off() -> Iterator[None]:
+    """Keep the bars of `datasets` off for a while."""
+    datasets = require("datasets", "eval")
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

@@ -1,0 +1,43 @@
+"""Read one split of a data set, from a folder or the hub."""
+
+import os
+from typing import Any
+
+from foldflat.errors import DataError, ModelNotFoundError
+from foldflat.evaluate.isolation import datasets_bars_off
+from foldflat.evaluate.names import local_folder
+from foldflat.evaluate.optional import require
+
+__all__ = ["read_split"]
+
+
+def read_split(data: str | os.PathLike[str], split: str, configuration: str | None = None, *, example: str = "") -> Any:
+    """Return a split of what `datasets.load_dataset(data, configuration)` reads; nothing is written into a folder.
+
+    `example` is a name on the hub that would do, for the error message.
+
+    Raises ModelNotFoundError where there is no such folder or data set; DataError where it cannot be read or
+    has no such split.
+    """
+    datasets = require("datasets", "eval")
+    folder = local_folder(data)
+    source = str(folder or data)
+    what = configuration or "data set"
+    try:
+        with datasets_bars_off():
+            splits = datasets.load_dataset(*([source, configuration] if configuration else [source]))
+    except (FileNotFoundError, ConnectionError) as error:
+        raise ModelNotFoundError(
+            f"no {what} in {source!r}{'' if folder else ' (no such folder here)'}: {error}\n"
+            f"hint: give a folder in the hub's schema, or {example or 'a name on the hub'} with a connection"
+        ) from error
+    except Exception as error:  # the reader of each file format has errors of its own
+        call = f"{source!r}, {configuration!r}" if configuration else repr(source)
+        raise DataError(
+            f"{source!r} cannot be read as {what}: {error}\n"
+            f"hint: `datasets.load_dataset({call})` has to work; the folder's README.md names the files of each split"
+        ) from error
+    if split not in splits:
+        of = f" of {configuration}" if configuration else ""
+        raise DataError(f"{source!r} has no split {split!r}{of}\nhint: one of {', '.join(splits)}")
+    return splits[split]
