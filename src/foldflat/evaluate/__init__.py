@@ -7,6 +7,7 @@ from foldflat.evaluate.images import ImageDataset, calibration_batches, hold_out
 from foldflat.evaluate.metrics import beats_majority, glue_metrics, majority_baseline
 from foldflat.evaluate.prediction import predict_logits
 from foldflat.evaluate.preprocessing import Preprocessing, preprocessing_of
+from foldflat.evaluate.retraining import RetrainingSettings, retrain
 from foldflat.evaluate.scoring import score_classifier
 from foldflat.evaluate.training import TrainingRun, TrainingSettings, train_classifier
 
@@ -16,6 +17,7 @@ __all__ = [
     "GlueTask",
     "ImageDataset",
     "Preprocessing",
+    "RetrainingSettings",
     "TrainingRun",
     "TrainingSettings",
     "beats_majority",
@@ -30,6 +32,7 @@ __all__ = [
     "predict_logits",
     "preprocessing_of",
     "resolve_split",
+    "retrain",
     "score_classifier",
     "score_images",
     "train_classifier",

@@ -16,7 +16,7 @@ from foldflat.evaluate.isolation import attributes_restored, quiet_transformers,
 from foldflat.evaluate.optional import require
 from foldflat.evaluate.prediction import padding_collator, require_fitting
 
-__all__ = ["TrainingRun", "TrainingSettings", "train_classifier"]
+__all__ = ["TrainingRun", "TrainingSettings", "require_finite", "train_classifier"]
 
 _STEPS_PER_LOSS = 10  # how often the bar shows a new loss
 _SHORTEST = 8  # the special tokens of a pair are four in RoBERTa's way, and some text has to be left
@@ -93,7 +93,7 @@ def train_classifier(
     finally:
         model.zero_grad()
         model.to(device).eval()
-    _require_finite(model)
+    require_finite(model)
     return TrainingRun(steps, seconds, loss)
 
 
@@ -147,7 +147,8 @@ def _arguments(scratch: str, device: torch.device, settings: TrainingSettings, p
     return arguments
 
 
-def _require_finite(model: nn.Module) -> None:
+def require_finite(model: nn.Module) -> None:
+    """Raise DataError for the first parameter that holds NaN or infinity after training."""
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise DataError(
