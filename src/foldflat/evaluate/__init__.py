@@ -1,5 +1,6 @@
 """Fine-tune, retrain and score classifiers, on GLUE and on images; needs `pip install "foldflat[hf,eval]"`."""
 
+from foldflat.evaluate.batchnorm import recalibrate_batchnorm
 from foldflat.evaluate.data import load_split
 from foldflat.evaluate.finetuning import FinetuneResult, finetune_classifier
 from foldflat.evaluate.glue import GLUE_TASKS, GlueTask, glue_task, resolve_split
@@ -31,6 +32,7 @@ __all__ = [
     "majority_baseline",
     "predict_logits",
     "preprocessing_of",
+    "recalibrate_batchnorm",
     "resolve_split",
     "retrain",
     "score_classifier",
