@@ -116,6 +116,26 @@ def test_a_models_own_preprocessing_is_read(tmp_path: Path) -> None:
         preprocessing_of(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["ConvNextImageProcessorPil", "BitImageProcessorPil", "ViTImageProcessorPil"])
+def test_images_come_out_as_from_the_models_own_processor(kind: str, tmp_path: Path) -> None:
+    """The oracle is transformers: shares of a square, crops, and squashing, on images that are not square."""
+    import transformers
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    image = Image.fromarray(draw.integers(0, 255, (30, 47, 3), dtype=np.uint8)).resize((320, 299))
+    processor = getattr(transformers, kind)()
+    processor.save_pretrained(tmp_path)
+    preprocessing = preprocessing_of(tmp_path)
+    if preprocessing.image_size == 384:  # ConvNeXt's default crops nothing
+        processor.size = {"shortest_edge": 224}
+        processor.save_pretrained(tmp_path)
+        preprocessing = preprocessing_of(tmp_path)
+    expected = processor(image, return_tensors="pt")["pixel_values"]
+    pixels = torch.from_numpy(np.array(preprocessing.resized(image))).permute(2, 0, 1)[None]
+    torch.testing.assert_close(preprocessing.normalise(pixels), expected, atol=1e-6, rtol=0)
+
+
 def test_calibration_images_depend_on_the_seed_alone(colours: ImageDataset) -> None:
     """Without replacement, the same whatever the batch size, and normalised."""
     batches = calibration_batches(colours, 20, seed=1, batch_size=8)
@@ -152,6 +172,14 @@ def test_scores_by_hand(colours: ImageDataset, wrapped: bool) -> None:
     wrong[:3] = (wrong[:3] + 1) % 3
     assert score_images(model, dataclasses.replace(colours, labels=wrong))["accuracy"] == 45 / 48
     json.dumps(scores)
+
+
+def test_cifar_has_ten_classes_of_small_images(data_root: Path) -> None:
+    """The twin on real data of the tests above."""
+    dataset = load_images(data_root / "data" / "cifar10", "test", max_examples=50)
+    assert dataset.images.shape == (50, 3, 32, 32)
+    assert len(dataset.classes) == 10
+    assert dataset.labels.unique().numel() > 5
 
 
 def test_settings_out_of_range_are_refused(colours: ImageDataset, image_folder: Callable[..., Path]) -> None:

@@ -23,7 +23,8 @@ class Preprocessing:
     """Say how pixels become a network's input: (pixel / 255 - mean) / deviation, per channel of RGB.
 
     With `image_size` the shorter side is resized to `resize` pixels (None: to `image_size`) by Pillow's filter
-    number `resample`, and the square of `image_size` pixels in the middle is kept. None keeps images as they are.
+    number `resample`, and the square of `image_size` pixels in the middle is kept; `squash` resizes both sides to
+    `image_size` instead. None keeps images as they are.
     """
 
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -31,6 +32,7 @@ class Preprocessing:
     image_size: int | None = None
     resize: int | None = None
     resample: int = _BILINEAR
+    squash: bool = False
 
     def __post_init__(self) -> None:
         """Raise RecipeError for means or deviations that are not three, and for deviations not above 0."""
@@ -50,12 +52,20 @@ class Preprocessing:
         """Return a Pillow image at the size that the network takes."""
         if self.image_size is None:
             return image
-        scale = (self.resize or self.image_size) / min(image.size)
-        width, height = (max(self.image_size, round(side * scale)) for side in image.size)
-        left, top = (width - self.image_size) // 2, (height - self.image_size) // 2
+        side = self.image_size
+        width, height = self._target(image.size, side)
         if (width, height) != image.size:
             image = image.resize((width, height), self.resample)
-        return image.crop((left, top, left + self.image_size, top + self.image_size))
+        left, top = (width - side) // 2, (height - side) // 2
+        return image.crop((left, top, left + side, top + side))
+
+    def _target(self, size: tuple[int, int], side: int) -> tuple[int, int]:
+        """Return width and height before the crop; the longer side is rounded down, as transformers does it."""
+        if self.squash:
+            return side, side
+        shorter = max(side, self.resize or side)
+        width, height = (max(shorter, shorter * length // min(size)) for length in size)
+        return width, height
 
 
 def preprocessing_of(model: str | os.PathLike[str]) -> Preprocessing:
@@ -85,6 +95,7 @@ def preprocessing_of(model: str | os.PathLike[str]) -> Preprocessing:
         deviation=tuple(settings["image_std"]),
         image_size=size,
         resize=resize,
+        squash=resize is None and "height" in _size(settings),
         resample=settings.get("resample") or _BILINEAR,
     )
 
@@ -93,7 +104,7 @@ def _sizes(settings: dict[str, Any]) -> tuple[int | None, int | None]:
     """Return the side of the network's square and that of the resized image, as transformers writes them."""
     if not settings.get("do_resize", True):
         return None, None
-    short = _side(settings.get("size"))
+    short = _side(_size(settings))
     if settings.get("do_center_crop") and settings.get("crop_size"):
         return _side(settings["crop_size"]), short
     share = settings.get("crop_pct")  # ConvNeXt: the square is this share of the resized side, below 384
@@ -102,7 +113,12 @@ def _sizes(settings: dict[str, Any]) -> tuple[int | None, int | None]:
     return short, None
 
 
-def _side(size: Any) -> int | None:
-    if isinstance(size, dict):
-        size = size.get("shortest_edge") or size.get("height")
-    return None if size is None else int(size)
+def _size(settings: dict[str, Any]) -> dict[str, int]:
+    size = settings.get("size") or {}
+    return size if isinstance(size, dict) else {"shortest_edge": size}
+
+
+def _side(size: dict[str, int] | int) -> int | None:
+    if isinstance(size, int):
+        return size
+    return size.get("shortest_edge") or size.get("height")
