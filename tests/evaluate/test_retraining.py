@@ -168,6 +168,22 @@ def test_augmentation_flips_and_shifts() -> None:
     assert not torch.equal(result, augmented(images, seed=4))
 
 
+def test_every_step_augments_in_its_own_way(colours: ImageDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No two steps of a run share a draw, nor do the first steps of two seeds."""
+    from foldflat.evaluate import image_trainer
+
+    draws: list[int] = []
+
+    def recorded(images: Tensor, seed: int) -> Tensor:
+        draws.append(seed)
+        return images
+
+    monkeypatch.setattr(image_trainer, "augmented", recorded)
+    run(colours)
+    run(colours, dataclasses.replace(STEPS, seed=1))
+    assert len(set(draws)) == len(draws) == 14
+
+
 def test_distillation_brings_the_model_closer_to_the_teacher(colours: ImageDataset) -> None:
     """The divergence over all images falls below a third; labels alone leave more; the teacher stays as it is."""
     from foldflat.evaluate.image_trainer import distillation_loss
