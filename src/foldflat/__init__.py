@@ -11,12 +11,15 @@ from foldflat.checkpoint import load, save
 from foldflat.cluster import ProjectiveClustering
 from foldflat.embedding import EmbeddingPlan, EmbeddingRecipe, SubspaceEmbedding, SubspaceHead
 from foldflat.errors import FoldflatError
+from foldflat.filters import FilterPlan, FilterRecipe
 from foldflat.model.hub.registration import register_loader
 from foldflat.pipeline import Result, apply, build_empty, compress, plan
 
 __all__ = [
     "EmbeddingPlan",
     "EmbeddingRecipe",
+    "FilterPlan",
+    "FilterRecipe",
     "FoldflatError",
     "ProjectiveClustering",
     "Result",

@@ -24,6 +24,7 @@ from foldflat.errors import (
 )
 from foldflat.model import hub
 from foldflat.model.manifest import FOLDER_FORMAT, read_manifest, verified, write_manifest
+from foldflat.model.removal import resized
 from foldflat.pipeline import Result, build_empty
 
 __all__ = ["load", "save", "writing_folder"]
@@ -61,13 +62,15 @@ def save(
 def save_model_files(result: Result | nn.Module, folder: Path) -> dict[str, Any]:
     """Write weights and config into an existing folder; return the manifest that `write_manifest` completes."""
     model = result.model if isinstance(result, Result) else result
-    tables = compressed_tables(model)
-    if not tables:
+    tables, pruned = compressed_tables(model), hub.pruned_layout(model)
+    if not tables and pruned is None:
         raise PlanMismatchError(
-            f"{type(model).__name__} holds no compressed embedding, so there is nothing for foldflat to save; "
-            "hint: save it with its own library"
+            f"{type(model).__name__} holds no compressed embedding and was not pruned, so there is nothing for "
+            "foldflat to save; hint: save it with its own library"
         )
     manifest: dict[str, Any] = {"format": FOLDER_FORMAT, "class": type(model).__name__, "tables": tables}
+    if pruned is not None:
+        manifest["pruned"] = pruned
     if isinstance(result, Result):
         manifest |= {"plan": result.plan.to_dict(), "report": result.report}
     if hub.is_pretrained(model):
@@ -75,7 +78,8 @@ def save_model_files(result: Result | nn.Module, folder: Path) -> dict[str, Any]
             model.save_pretrained(folder)  # type: ignore[operator]
     else:
         tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        manifest["dtype"] = str(_row_dtype(model)).removeprefix("torch.")
+        if tables:
+            manifest["dtype"] = str(_row_dtype(model)).removeprefix("torch.")
         save_file(_without_aliases(tensors), folder / hub.WEIGHTS_NAME, metadata={"format": "pt"})
     return manifest
 
@@ -104,9 +108,9 @@ def _load_verified(folder: Path, manifest: dict[str, Any], model: nn.Module | No
     inner = folder / manifest.get("inner", "")
     if (inner / "config.json").is_file():
         return _load_pretrained(inner, manifest)
-    tables = manifest["tables"]
-    dtype = getattr(torch, manifest["dtype"])
-    if tables[0]["names"] == [""]:
+    tables, pruned = manifest["tables"], manifest.get("pruned")
+    dtype = getattr(torch, manifest.get("dtype", "float32"))
+    if tables and tables[0]["names"] == [""]:
         return _filled(embedding_from_spec(tables[0]["spec"], dtype=dtype), folder)
     if model is None:
         raise PlanMismatchError(
@@ -114,8 +118,10 @@ def _load_verified(folder: Path, manifest: dict[str, Any], model: nn.Module | No
             f"hint: foldflat.load(path, model={manifest['class']}(..))"
         )
     try:
+        if pruned is not None:
+            model = hub.adapt(resized(model, pruned["shapes"], pruned["attributes"]), [], pruned)
         return _filled(build_empty(model, tables, dtype), folder)
-    except AttributeError as error:
+    except (AttributeError, KeyError) as error:
         raise PlanMismatchError(f"{type(model).__name__} does not fit {folder}: {error}") from error
 
 

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -17,6 +17,10 @@ from foldflat.embedding.plan import EmbeddingPlan, TablePlan, check_fits_model, 
 from foldflat.embedding.recipe import EmbeddingRecipe
 from foldflat.embedding.weights import resolve_row_weights
 from foldflat.errors import NoEmbeddingError, PlanMismatchError, RecipeError, UnsupportedModelError
+from foldflat.filters.plan import FilterPlan
+from foldflat.filters.planning import plan_filters
+from foldflat.filters.pruning import check_fits_network, prune, pruning_report
+from foldflat.filters.recipe import FilterRecipe
 from foldflat.model import hub
 from foldflat.model.probe import FoundTable, find_tables
 from foldflat.model.size import model_size_bytes
@@ -35,11 +39,12 @@ class Result:
         model: a new model; for a bare table, the layer that replaces it.
         plan: what was done.
         report: parameters_before/after and size_bytes_before/after of the tables, model_size_bytes_before/after,
-            and for each table its errors, the numbers of subspaces tried, rivals and seconds.
+            and for each table its errors, the numbers of subspaces tried, rivals and seconds. Of pruned filters:
+            parameters, macs and bytes of the whole network, and for each group what it keeps and what the bound says.
     """
 
     model: nn.Module
-    plan: EmbeddingPlan
+    plan: EmbeddingPlan | FilterPlan
     report: dict[str, Any]
 
     def to_dense(self) -> nn.Module:
@@ -47,26 +52,39 @@ class Result:
         return densify_model(self.model)
 
 
+@overload
+def plan(
+    model: Model, recipe: EmbeddingRecipe, calibration: Any = None, *, watch: Callable[[str], None] | None = None
+) -> EmbeddingPlan: ...
+@overload
+def plan(
+    model: Model, recipe: FilterRecipe, calibration: Any = None, *, watch: Callable[[str], None] | None = None
+) -> FilterPlan: ...
 def plan(
     model: Model,
-    recipe: EmbeddingRecipe,
+    recipe: EmbeddingRecipe | FilterRecipe,
     calibration: Any = None,
     *,
     watch: Callable[[str], None] | None = None,
-) -> EmbeddingPlan:
+) -> EmbeddingPlan | FilterPlan:
     """Fit what the recipe asks for and say what would be done, without touching the model.
 
     Args:
         model: any torch module, a transformers model, or one table (n, d) as tensor or array.
-        recipe: an EmbeddingRecipe.
-        calibration: batches of input ids, where the recipe counts tokens; never labels.
+        recipe: an EmbeddingRecipe or a FilterRecipe.
+        calibration: unlabelled inputs, one batch or an iterable of batches: input ids, where the recipe counts tokens;
+            about 200 images for filters.
         watch: called with a line of progress now and then.
 
     Raises:
         RecipeError, BudgetError, DataError, NoEmbeddingError, UnsupportedModelError: see foldflat.errors.
     """
+    if isinstance(recipe, FilterRecipe):
+        return plan_filters(_network(model), recipe, calibration, watch)
     if not isinstance(recipe, EmbeddingRecipe):
-        raise RecipeError(f"the recipe is a {type(recipe).__name__}; hint: give a foldflat.EmbeddingRecipe")
+        raise RecipeError(
+            f"the recipe is a {type(recipe).__name__}; hint: give a foldflat.EmbeddingRecipe or a foldflat.FilterRecipe"
+        )
     module = as_module(model)
     if any(isinstance(part, CompressedEmbedding) for part in module.modules()):
         raise NoEmbeddingError(
@@ -76,15 +94,18 @@ def plan(
     return plan_tables(found, recipe, _weights(module, found, recipe, calibration), watch)
 
 
-def apply(model: Model, plan: EmbeddingPlan, calibration: Any = None) -> Result:
+def apply(model: Model, plan: EmbeddingPlan | FilterPlan, calibration: Any = None) -> Result:
     """Return a compressed copy of a model, as a plan says; the given model is not changed.
 
     A plan read from JSON is fitted again with its seed, which gives the same subspaces for the same weights; so is
-    one made for other weights, which the report then says. `calibration` is needed where the recipe counts tokens.
+    one made for other weights, which the report then says. `calibration` is needed where the recipe counts tokens. A
+    plan for filters says all that is to be done: nothing is measured again.
 
     Raises:
         PlanMismatchError: the plan is for other names, shapes or ties, or its row weights are not at hand.
     """
+    if isinstance(plan, FilterPlan):
+        return _apply_filters(_network(model), plan)
     if not isinstance(plan, EmbeddingPlan):
         raise PlanMismatchError(f"the plan is a {type(plan).__name__}; hint: `foldflat.plan` makes one")
     module = as_module(model)
@@ -99,7 +120,7 @@ def apply(model: Model, plan: EmbeddingPlan, calibration: Any = None) -> Result:
 
 def compress(
     model: Model,
-    recipe: EmbeddingRecipe,
+    recipe: EmbeddingRecipe | FilterRecipe,
     calibration: Any = None,
     *,
     watch: Callable[[str], None] | None = None,
@@ -108,6 +129,8 @@ def compress(
 
     Args and errors: as in `plan`.
     """
+    if isinstance(recipe, FilterRecipe):
+        return apply(model, plan(model, recipe, calibration, watch=watch))
     module = as_module(model)
     made = plan(module, recipe, calibration, watch=watch)
     fits = dict(made.fits)
@@ -152,6 +175,25 @@ def densify_model(model: nn.Module) -> nn.Module:
             weight = embeddings[id(module.embedding)].weight
             dense = replace_module(dense, name, module.to_linear(weight))
     return hub.strip(dense)
+
+
+def _network(model: Model) -> nn.Module:
+    if isinstance(model, nn.Module):
+        return model
+    raise UnsupportedModelError(f"the model is a {type(model).__name__}; hint: filters are those of a torch module")
+
+
+def _apply_filters(module: nn.Module, plan: FilterPlan) -> Result:
+    started = time.perf_counter()
+    warnings = check_fits_network(plan, module)
+    pruned = prune(module, plan)
+    layout = {"shapes": plan.shapes_after(), "attributes": plan.attributes}
+    pruned = hub.adapt(pruned, [], layout)
+    report = pruning_report(plan, warnings)
+    report["model_size_bytes_before"] = model_size_bytes(module)
+    report["model_size_bytes_after"] = model_size_bytes(pruned)
+    report["seconds"] = plan.seconds + time.perf_counter() - started
+    return Result(pruned, plan, report)
 
 
 def _find(module: nn.Module, recipe: EmbeddingRecipe) -> list[FoundTable]:

@@ -8,6 +8,9 @@ __all__ = [
     "inspection_table",
     "markdown",
     "megabytes",
+    "pruning_markdown",
+    "pruning_table",
+    "pruning_verdict",
     "scores_table",
     "summary_table",
     "trials_table",
@@ -160,3 +163,73 @@ def _markdown_row(table: dict[str, Any]) -> str:
         f"{table['energy_lost']:.3%}",
     )
     return f"| {' | '.join(cells)} |"
+
+
+def pruning_table(report: dict[str, Any]) -> Table:
+    """Return one row for each group of channels: what it keeps, how its sensitivity is spread, why the rest stays."""
+    view = Table(title="Channels")
+    for heading in ("layer", "channels", "kept", "share", "S", "layers tied to it"):
+        right: Any = "right" if heading in ("channels", "kept", "share", "S") else "left"
+        view.add_column(heading, justify=right, overflow="fold")
+    for group in report["groups"]:
+        total = "" if group["total_sensitivity"] is None else f"{group['total_sensitivity']:.2f}"
+        tied = ", ".join(group["producers"][1:]) or group["note"]
+        kept = round(group["keep_ratio"] * group["size"])
+        view.add_row(group["name"], str(group["size"]), str(kept), f"{group['keep_ratio']:.0%}", total, tied)
+    for group in report["whole"]:
+        view.add_row(f"[dim]{group['name']}[/dim]", str(group["size"]), str(group["size"]), "100%", "", group["reason"])
+    return view
+
+
+def pruning_verdict(report: dict[str, Any]) -> str:
+    """Say what the network takes now, and whether the error bound says anything at this size."""
+    sizes = (
+        f"parameters {report['parameters_before']:,} -> {report['parameters_after']:,}, multiplications of one example "
+        f"{report['macs_before']:,} -> {report['macs_after']:,}, {megabytes(report['size_bytes_before'])} -> "
+        f"{megabytes(report['size_bytes_after'])}."
+    )
+    return f"{sizes} {_bound_in_words(report)}".rstrip()
+
+
+def _bound_in_words(report: dict[str, Any]) -> str:
+    if report["recipe"]["method"] != "pfp":
+        return "This method has no error bound."
+    holding = [group for group in report["groups"] if group["bound_holds"]]
+    examples = f"{report['examples']} examples support a bound that fails with probability {report['delta']:.1e}"
+    if len(holding) == len(report["groups"]):
+        return f"The error bound holds in every layer ({examples})."
+    if report["recipe"]["variant"] == "deterministic":
+        largest = max(group["dropped_sensitivity"] for group in report["groups"])
+        value = f"the sensitivity removed from a layer, which bounds its relative error, is up to {largest:.2g}"
+    else:
+        value = f"epsilon is {report['epsilon']:.3g}"
+    return (
+        f"The error bound says nothing for {len(report['groups']) - len(holding)} of {len(report['groups'])} groups: "
+        f"{value}, and only below 1 would it say something; what it gives is the share of each layer. Measure the "
+        f"network on held-out data. ({examples[0].upper()}{examples[1:]}.)"
+    )
+
+
+def pruning_markdown(report: dict[str, Any], *, title: str, loading: str, version: str) -> str:
+    """Return the body of a model card for a pruned network."""
+    rows = "\n".join(
+        f"| `{group['name']}` | {group['size']} | {round(group['keep_ratio'] * group['size'])} |"
+        for group in report["groups"]
+    )
+    settings = "\n".join(f"- {key}: {value}" for key, value in report["recipe"].items() if value not in (None, []))
+    return f"""# {title}
+
+Filters removed by [foldflat](https://pypi.org/project/foldflat) {version}. {pruning_verdict(report)}
+
+| layer | channels before | after |
+|---|---|---|
+{rows}
+
+## How to load
+
+{loading}
+
+## Recipe
+
+{settings}
+"""

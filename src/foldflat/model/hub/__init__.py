@@ -20,6 +20,7 @@ from foldflat.model.manifest import refresh_checksums
 __all__ = [
     "CONFIG_FORMAT",
     "METHOD",
+    "PRUNED",
     "VARIANT",
     "WEIGHTS_NAME",
     "Builder",
@@ -27,6 +28,7 @@ __all__ = [
     "check_config_format",
     "input_embedding_names",
     "is_pretrained",
+    "pruned_layout",
     "quiet_transformers",
     "require_transformers",
     "restore",
@@ -38,6 +40,7 @@ METHOD = "foldflat"
 VARIANT = "foldflat"
 WEIGHTS_NAME = "model.foldflat.safetensors"
 CONFIG_FORMAT = 1
+PRUNED = "_foldflat_pruned"
 
 Builder = Callable[[nn.Module, list[dict[str, Any]], torch.dtype], nn.Module]
 
@@ -107,19 +110,30 @@ def vocabulary(model: nn.Module) -> dict[str, int] | None:
     return tokens
 
 
-def adapt(model: nn.Module, tables: list[dict[str, Any]]) -> nn.Module:
-    """Make a transformers model whose embeddings were replaced save and reload as such; others pass unchanged.
+def adapt(model: nn.Module, tables: list[dict[str, Any]], pruned: dict[str, Any] | None = None) -> nn.Module:
+    """Make a transformers model of which parts were replaced or removed save and reload as such.
 
     Its class becomes a same-named subclass that writes `model.foldflat.safetensors`, and its config tells the
-    registered loader which modules to replace.
+    registered loader which modules to replace, and which tensors are smaller. Any other model only remembers the
+    latter.
     """
     if not is_pretrained(model):
+        if pruned is not None:
+            model.__dict__[PRUNED] = pruned
         return model
     from foldflat.model.hub.loader import FoldflatConfig
 
     model.config = copy.deepcopy(model.config)
-    model.config.quantization_config = FoldflatConfig(tables=tables)  # type: ignore[union-attr]
+    model.config.quantization_config = FoldflatConfig(tables=tables, pruned=pruned)  # type: ignore[union-attr]
     return restore(model)
+
+
+def pruned_layout(model: nn.Module) -> dict[str, Any] | None:
+    """Return which tensors of a pruned model are smaller, None for any other."""
+    if not is_pretrained(model):
+        found: dict[str, Any] | None = model.__dict__.get(PRUNED)
+        return found
+    return getattr(getattr(model.config, "quantization_config", None), "pruned", None)
 
 
 def restore(model: nn.Module) -> nn.Module:

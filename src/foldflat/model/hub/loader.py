@@ -1,5 +1,6 @@
 """The quantizer that transformers calls for folders written by foldflat. Imported with transformers only."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from foldflat.model import hub
 from foldflat.model.hub import registration
 from foldflat.model.hub.weights_file import check_weights_file
+from foldflat.model.removal import resized
 
 __all__ = ["FoldflatConfig", "FoldflatQuantizer"]
 
@@ -22,12 +24,21 @@ class FoldflatConfig(QuantizationConfigMixin):
 
     Attributes:
         tables: for each replaced weight its module names, tied heads and layout.
+        pruned: of a network with fewer channels, shapes by tensor and attributes by module.
     """
 
-    def __init__(self, tables: list[dict[str, Any]], format: int = hub.CONFIG_FORMAT, **_: Any) -> None:  # noqa: A002
+    def __init__(
+        self,
+        tables: list[dict[str, Any]],
+        pruned: dict[str, Any] | None = None,
+        format: int = hub.CONFIG_FORMAT,  # noqa: A002
+        **_: Any,
+    ) -> None:
         self.quant_method = hub.METHOD  # type: ignore[assignment]
         self.format = format
         self.tables = tables
+        if pruned is not None:
+            self.pruned = pruned
 
 
 @register_quantizer(hub.METHOD)
@@ -59,6 +70,7 @@ class FoldflatQuantizer(HfQuantizer):
         tables = [_renamed(table, model) for table in self.quantization_config.tables]
         dtype = kwargs.get("dtype") or torch.get_default_dtype()
         registration.build(model, [table for table in tables if table["names"]], dtype)
+        _resize(model, getattr(self.quantization_config, "pruned", None))
         expected = {
             f"{name}.{key}": tuple(tensor.shape)
             for name, module in model.named_modules()
@@ -98,6 +110,27 @@ class FoldflatQuantizer(HfQuantizer):
         return True
 
 
+def _resize(model: nn.Module, pruned: dict[str, Any] | None) -> None:
+    """Give a network with fewer channels its shapes, whether it is loaded with its head or without."""
+    if pruned is None:
+        return
+    tensors = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+    modules = {name for name, _ in model.named_modules()}
+    prefix = getattr(model, "base_model_prefix", "")
+
+    def present(values: dict[str, Any], names: set[str]) -> dict[str, Any]:
+        resolved = ((_resolved(name, names, prefix), value) for name, value in values.items())
+        return {name: value for name, value in resolved if name is not None}
+
+    resized(model, present(pruned["shapes"], tensors), present(pruned["attributes"], modules))
+
+
+def _resolved(name: str, present: Collection[str], prefix: str) -> str | None:
+    """Return what a name is called in a model with a head or in its base model, None where it is absent."""
+    variants = (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}")
+    return next((variant for variant in variants if variant in present), None)
+
+
 def _own_memory(model: nn.Module) -> None:
     # tensors mapped from a file are misaligned, which changes the last bits of products
     for tensor in (*model.parameters(), *model.buffers()):
@@ -111,7 +144,6 @@ def _renamed(table: dict[str, Any], model: nn.Module) -> dict[str, Any]:
     prefix = getattr(model, "base_model_prefix", "")
 
     def resolve(names: list[str]) -> list[str]:
-        variants = [(name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}") for name in names]
-        return [found for options in variants if (found := next((o for o in options if o in present), None))]
+        return [found for name in names if (found := _resolved(name, present, prefix))]
 
     return {**table, "names": resolve(table["names"]), "heads": resolve(table["heads"])}

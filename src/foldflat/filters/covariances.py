@@ -1,0 +1,143 @@
+"""Second moments of what layers read, and how much the loss feels their outputs, from one pass over the data."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
+from torch import Tensor, nn
+
+from foldflat.axes import blocks
+from foldflat.errors import DataError
+from foldflat.filters.calibration import batches_of, examples_in
+from foldflat.filters.readers import columns_of, outputs_of, weights_of, windows_of_inputs
+from foldflat.model.channels import ChannelMap, call_arguments
+from foldflat.model.trial import first_output
+from foldflat.randomness import torch_generator
+
+__all__ = ["Moments", "measure_moments"]
+
+
+@dataclass
+class Moments:
+    """Hold what one layer reads and how its outputs count.
+
+    Attributes:
+        weights: (groups, outputs, columns) of the layer.
+        columns: (groups, columns) channel numbers.
+        covariance: (groups, columns, columns) float32, of the columns over positions and examples.
+        mean: (groups, columns) float32.
+        importance: (groups, outputs) expected squared derivative of the loss, in a unit in which losing all that the
+            layer reads costs 1. In the loss's own unit early layers would hardly count, because errors add up behind
+            them.
+    """
+
+    weights: Tensor
+    columns: Tensor
+    covariance: Tensor
+    mean: Tensor
+    importance: Tensor
+
+
+def measure_moments(
+    model: nn.Module, channels: ChannelMap, calibration: Any, seed: int
+) -> tuple[dict[str, Moments], int]:
+    """Return by layer what it reads, for layers that read channels which may go; and the number of examples.
+
+    The loss is the cross-entropy against labels drawn from the network's own predictions, so that the squared
+    derivatives are the diagonal of its Fisher information.
+
+    Raises:
+        DataError: the data are missing, empty, not finite, or not what the network accepts.
+    """
+    free = torch.zeros(channels.n_channels, dtype=torch.bool)
+    for group in channels.free_groups:
+        free[group.channels] = True
+    meters = {
+        name: _Meter(model.get_submodule(name), layer.inputs)
+        for name, layer in channels.layers.items()
+        if layer.op == "dense" and layer.inputs is not None and bool(free[layer.inputs].any())
+    }
+    generator = torch_generator(seed)
+    examples = 0
+    with _watched(model, meters):
+        for batch in batches_of(calibration):
+            positional, named = call_arguments(batch)
+            try:
+                outputs = model(*positional, **named)
+            except (RuntimeError, ValueError, TypeError, IndexError) as error:
+                raise DataError(f"{type(model).__name__} does not accept the calibration data: {error}") from error
+            logits = first_output(outputs).flatten(1)
+            labels = torch.multinomial(logits.detach().softmax(1).cpu(), 1, generator=generator)[:, 0]
+            F.cross_entropy(logits, labels.to(logits.device), reduction="sum").backward()
+            examples += examples_in(batch)
+    return {name: meter.moments() for name, meter in meters.items()}, examples
+
+
+class _Meter:
+    def __init__(self, module: nn.Module, inputs: Tensor) -> None:
+        self._module, self._columns = module, columns_of(module, inputs)
+        self._rows = 0
+        self._sums: Tensor | None = None
+        self._products: Tensor | None = None
+        self._squares: Tensor | None = None
+
+    def read(self, inputs: Tensor) -> None:
+        for part in blocks(len(inputs), max(1, inputs[0].numel() * self._columns.shape[1] // inputs.shape[1])):
+            rows = windows_of_inputs(self._module, inputs[part].detach().float())
+            products, sums = rows.mT @ rows, rows.sum(1)
+            self._products = products if self._products is None else self._products.add_(products)
+            self._sums = sums if self._sums is None else self._sums + sums
+            self._rows += rows.shape[1]
+
+    def felt(self, gradient: Tensor) -> None:
+        axis = -1 if isinstance(self._module, nn.Linear) else 1
+        squares = gradient.detach().float().square().movedim(axis, -1).flatten(0, -2).sum(0)
+        self._squares = squares if self._squares is None else self._squares + squares
+
+    def moments(self) -> Moments:
+        assert self._products is not None
+        assert self._sums is not None
+        mean = self._sums / self._rows
+        covariance = self._products.div_(self._rows).sub_(mean[:, :, None] * mean[:, None, :])
+        assert self._squares is not None
+        weights, felt = weights_of(self._module).float(), outputs_of(self._module, self._squares)
+        whole = (felt * ((weights @ covariance) * weights).sum(2)).sum()
+        importance = felt / whole if whole > 0 else torch.zeros_like(felt)
+        return Moments(weights, self._columns, covariance, mean, importance)
+
+
+@contextmanager
+def _watched(model: nn.Module, meters: dict[str, _Meter]) -> Iterator[None]:
+    """Show layers' inputs and the derivatives of their outputs to the meters; leave no gradient on the network."""
+    modes = [(module, module.training) for module in model.modules()]
+    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.eval()
+    try:
+        for parameter, _ in required:
+            parameter.requires_grad_(False)
+        with ExitStack() as stack:
+            for name, meter in meters.items():
+                handle = model.get_submodule(name).register_forward_hook(_hook(meter))
+                stack.callback(handle.remove)
+            with torch.enable_grad():
+                yield
+    finally:
+        for parameter, wanted in required:
+            parameter.requires_grad_(wanted)
+        for module, mode in modes:
+            module.training = mode
+
+
+def _hook(meter: _Meter) -> Any:
+    def watch(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        meter.read(inputs[0])
+        if not output.requires_grad:
+            # weights need no gradients here, so the first layer's output is where derivatives begin
+            output = output.detach().requires_grad_(True).clone()
+        output.register_hook(meter.felt)
+        return output
+
+    return watch
