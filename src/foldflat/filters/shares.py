@@ -118,15 +118,14 @@ class LargestShares:
         counts = torch.bincount(rows, minlength=len(self.value) * self._split)
         length = min(max(len(rows) // int((counts > 0).sum()), _LEAST_TILE), _LARGEST_TILE)
         tiles = (counts + length - 1) // length
-        ends = counts.cumsum(0)
         owners = torch.repeat_interleave(tiles)
         numbers = torch.arange(len(owners), device=rows.device) - (tiles.cumsum(0) - tiles)[owners]
-        begins = (ends - counts)[owners] + numbers * length
+        begins = (counts.cumsum(0) - counts)[owners] + numbers * length
         steps = torch.arange(length, device=rows.device)
         for part in blocks(len(owners), length * (self._size + 3 * search.area), elements=CACHED_ELEMENTS):
             own = owners[part]
-            # what a tile lacks is filled with its row's last spot
-            chosen = torch.minimum(begins[part, None] + steps, ends[own, None] - 1)
+            # what a tile lacks is filled with the spots of other rows: no harm, a share is a share at any spot
+            chosen = (begins[part, None] + steps).clamp_max_(len(spots) - 1)
             self._raise_tiles(search, own, spots[chosen])
 
     def _raise_tiles(self, search: "_Search", rows: Tensor, spots: Tensor) -> None:
