@@ -4,7 +4,7 @@ A cell is one network, method, keep ratio and seed; it is written as it comes, a
 200 calibration images, what a method draws, and the order of retraining. Torch-Pruning prunes by itself, with uniform
 ratios, its ratio searched until the size is within 1 % of ours. Writes experiments/filters/results.
 
-    python experiments/filters/run.py [--nets resnet20 ..] [--keep 0.6 ..] [--methods pfp ..] [--seeds 0 ..] [--threads 1]
+    python experiments/filters/run.py [--nets resnet20 ..] [--keep 0.6 ..] [--methods pfp ..] [--seeds 0 ..]
 """
 
 import argparse
@@ -33,7 +33,7 @@ from foldflat.evaluate import ImageDataset, RetrainingSettings, calibration_batc
 RESULTS = Path(__file__).resolve().parent / "results"
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 IMAGES, STEPS = 200, 200
-LEARNING_RATE = 0.05
+LEARNING_RATE = 0.02
 METHODS: dict[str, dict[str, Any]] = {
     "reconstruction": {"method": "reconstruction"},
     "pfp": {"method": "pfp"},
