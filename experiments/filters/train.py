@@ -2,7 +2,7 @@
 
 Writes experiments/filters/weights/NET.safetensors (float16) and NET.json; an interrupted run goes on where it was.
 
-    python experiments/filters/train.py {vgg,projection} [--epochs 16] [--seed 0] [--threads 1]
+    python experiments/filters/train.py {vgg,projection} [--epochs 14] [--seed 0] [--threads 1]
 """
 
 import argparse
@@ -58,7 +58,7 @@ def train(net: str, settings: RetrainingSettings, log: Path) -> tuple[nn.Module,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("net", choices=[name for name in NETS if name != "resnet20"])
-    parser.add_argument("--epochs", type=float, default=16)
+    parser.add_argument("--epochs", type=float, default=14)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
