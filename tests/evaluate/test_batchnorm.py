@@ -18,6 +18,7 @@ def network() -> nn.Sequential:
             nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.5), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5)
         )
     model[1].running_mean.fill_(7.0)
+    model[1].num_batches_tracked.fill_(100)
     model[5].momentum = 0.3
     return model
 
