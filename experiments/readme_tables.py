@@ -177,6 +177,33 @@ def planted() -> str:
     )
 
 
+def sampled() -> str:
+    """Return what fits to few rows cost more than fits to all of them, and how far a draw's estimate is off."""
+    lines = [
+        "| table, row weights | rows drawn | uniform | by importance | estimate off, bound: uniform | by importance |"
+    ]
+    lines.append("|---|---|---|---|---|---|")
+    for found in sorted(cells("experiments/sampled"), key=lambda found: found["table"]):
+        n, d = found["shape"]
+        for size in sorted({cell["rows"] for cell in found["cells"]}):
+            ways = [
+                [cell for cell in found["cells"] if (cell["sampling"], cell["rows"]) == (way, size)]
+                for way in ("uniform", "importance")
+            ]
+            costs = [f"{_mean(own, 'excess'):+.1%}, {_mean(own, 'excess_after_passes'):+.1%}" for own in ways]
+            bounds = [f"{_mean(own, 'estimate_off'):.1%}, {_bound(_mean(own, 'estimate_bound'))}" for own in ways]
+            lines.append(f"| {found['table']} ({n} x {d}) | {size:,} | {' | '.join(costs + bounds)} |")
+    return "\n".join(lines)
+
+
+def _bound(error: float) -> str:
+    return f"{error:.0%}" if error < 1 else "none"
+
+
+def _mean(found: list[dict[str, Any]], key: str) -> float:
+    return statistics.mean(cell[key] for cell in found)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "energy": energy,
     "glue": glue,
@@ -184,6 +211,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "scaling": scaling,
     "machines": machines,
     "planted": planted,
+    "sampled": sampled,
 }
 
 

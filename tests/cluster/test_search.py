@@ -7,7 +7,7 @@ from torch import Tensor
 from foldflat.cluster import search, streaming
 from foldflat.cluster.fit import Clustering
 from foldflat.cluster.search import search_subspaces
-from foldflat.cluster.trials import SearchSettings, Trial
+from foldflat.cluster.trials import SAMPLINGS, SearchSettings, Trial
 from foldflat.errors import BudgetError
 
 
@@ -62,21 +62,23 @@ def test_the_continued_clustering_costs_at_most_its_trial(table: Tensor) -> None
     assert lost <= min(trial.energy_lost for trial in trials) * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("free", [True, False], ids=["free", "equal"])
 def test_a_sample_decides_k_and_the_whole_table_keeps_to_the_budget(
-    table: Tensor, free: bool, monkeypatch: pytest.MonkeyPatch
+    table: Tensor, free: bool, sampling: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Short runs see 200 of 600 rows and a third of the budget; all rows then halve the SVD's cost within all of it."""
+    """Short runs see about 200 of 600 rows for a third of the budget; all rows then halve the SVD's cost within it."""
     for module in (search, streaming):
         monkeypatch.setattr(module, "SAMPLE_ROWS", 200)
         monkeypatch.setattr(module, "JUDGE_ROWS", 200)
     budget = 0.3 * table.numel()
-    found, trials = search_subspaces(table, None, SearchSettings(budget, free=free))
-    assert {trial.rows for trial in trials} == {200}
+    found, trials = search_subspaces(table, None, SearchSettings(budget, free=free, sampling=sampling))
+    (seen,) = {trial.rows for trial in trials}
+    assert seen == 200 if sampling == "uniform" else 160 < seen < 240
     assert len(set(found.groups or found.labels.tolist())) in {trial.n_bases for trial in trials}
     assert found.labels.shape == (600,)
     assert 0.7 * budget <= spent(found, 16) <= budget
-    one, _ = search_subspaces(table, None, SearchSettings(budget, free=free, max_subspaces=1))
+    one, _ = search_subspaces(table, None, SearchSettings(budget, free=free, max_subspaces=1, sampling=sampling))
     assert found.cost < 0.5 * one.cost
     assert trials[0].energy_lost == pytest.approx(one.cost / energy(table.numpy()), rel=0.2)
 
@@ -92,7 +94,7 @@ def test_a_sample_is_judged_on_rows_that_it_does_not_hold(monkeypatch: pytest.Mo
         monkeypatch.setattr(module, "SAMPLE_ROWS", 160)
         monkeypatch.setattr(module, "JUDGE_ROWS", 1000)
     _, trials = search_subspaces(noise, None, SearchSettings(0.5 * noise.numel()))
-    assert [trial.rows for trial in trials] == [160] * len(trials)
+    assert all(120 < trial.rows < 200 for trial in trials)
     assert len(doubled(trials)) <= 5
     assert all(trial.energy_lost > 0.35 for trial in trials)
 

@@ -11,7 +11,7 @@ from torch import Tensor, distributed
 
 from foldflat.errors import RecipeError, TeamError
 
-__all__ = ["Alone", "ProcessGroup", "Team", "launched_team"]
+__all__ = ["Alone", "ProcessGroup", "Team", "launched_team", "place_of"]
 
 
 class Team(Protocol):
@@ -127,6 +127,14 @@ class ProcessGroup:
             with _peers():
                 distributed.recv(received.view(torch.uint8), src=sender)
             yield received.to(block.device)
+
+
+def place_of(count: int, team: Team) -> tuple[int, int]:
+    """Return where what this rank holds begins among what all ranks hold, in rank order, and how much that is."""
+    counts = torch.zeros(team.size, dtype=torch.int64)
+    counts[team.rank] = count
+    counts = team.total(counts)
+    return int(counts[: team.rank].sum()), int(counts.sum())
 
 
 @contextmanager

@@ -71,7 +71,7 @@ class WeightedRows:
         )
 
 
-def distinct_rows(table: Tensor, weights: Tensor | None = None) -> WeightedRows:
+def distinct_rows(table: Tensor, weights: Tensor | None = None, counts: Tensor | None = None) -> WeightedRows:
     """Merge equal rows and add up their weights, so that weight 2 equals the row given twice.
 
     Rows are ordered by a hash of their numbers: any order of the same rows gives the same result. Rows of weight
@@ -80,6 +80,7 @@ def distinct_rows(table: Tensor, weights: Tensor | None = None) -> WeightedRows:
     Args:
         table: (n, d), finite.
         weights: (n,), non-negative, not all zero; None means one each.
+        counts: (n,) float64, how many rows each stands for; None means one each.
     """
     n = table.shape[0]
     given = torch.ones(n, dtype=torch.float64, device=table.device) if weights is None else weights.double()
@@ -95,7 +96,7 @@ def distinct_rows(table: Tensor, weights: Tensor | None = None) -> WeightedRows:
         first = torch.full((m,), n, dtype=torch.int64, device=table.device)
         first.scatter_reduce_(0, group, kept, "amin")
     totals = torch.zeros(m, dtype=torch.float64, device=table.device).index_add_(0, group, given[kept])
-    counts = torch.bincount(group, minlength=m).double()
+    counts = torch.bincount(group, None if counts is None else counts[kept], minlength=m).double()
     inverse = torch.full((n,), -1, dtype=torch.int64, device=table.device)
     inverse[kept] = group
     scale = float(totals.sum()) / m

@@ -4,33 +4,39 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from foldflat.axes import blocks, compute_dtype
 from foldflat.cluster.alternate import Alternation
-from foldflat.cluster.distributed import Alone, Team
+from foldflat.cluster.distributed import Alone, Team, place_of
+from foldflat.cluster.draws import Drawn, draw_by_shares, draw_uniformly
 from foldflat.cluster.groups import Group, longest_bases, ranks_of, subspaces_of
+from foldflat.cluster.importance import rough_bases, row_shares
 from foldflat.cluster.refine import Refinement, refine
 from foldflat.cluster.resume import Checkpoint
-from foldflat.cluster.rows import distinct_rows
 from foldflat.cluster.source import RowSource
 from foldflat.cluster.sweep import Block
 from foldflat.cluster.trials import Problem, SearchSettings, Trial, choose_subspaces, multiplier_for
 from foldflat.errors import FoldflatError
+from foldflat.randomness import spawn_seeds
 
-__all__ = ["JUDGE_ROWS", "SAMPLE_ROWS", "StreamedFit", "fit_source"]
+__all__ = ["JUDGE_ROWS", "PILOT_ROWS", "SAMPLE_ROWS", "StreamedFit", "fit_source"]
 
 SAMPLE_ROWS = 32768
 """Rows that the search for k and the first fit see."""
 
 JUDGE_ROWS = 8192
-"""Other rows, by which the search judges."""
+"""Rows drawn beside them, by which the search judges."""
+
+PILOT_ROWS = 4096
+"""Rows of the rough solution that says how likely each row is to be drawn."""
 
 _PASSES = 3
 _EQUAL_RANK_PASSES = 8
+
+_Begun = tuple[Refinement, list[Trial]]
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -67,9 +73,11 @@ def fit_source(
 ) -> StreamedFit:
     """Fit subspaces to rows that are read chunk by chunk; equal rows are not merged.
 
-    The number of subspaces, their ranks and first bases come from 32,768 rows drawn uniformly, judged on 8,192
-    others; rank 0 finds them. Then every rank passes over its own rows, and only Gram matrices, counts and costs are
-    added up: k d^2 numbers a pass. Of a smaller table the sample is all rows.
+    The number of subspaces, their ranks and first bases come from 32,768 drawn rows, judged on 8,192 drawn beside
+    them; rank 0 finds them. Unless `settings.sampling` is "uniform", one pass over all rows first finds out how much
+    each matters to a rough solution, and rows stand for as many as they are unlikely. Then every rank passes over its
+    own rows, and only Gram matrices, counts and costs are added up: k d^2 numbers a pass. Of a smaller table the
+    sample is all rows.
 
     Args:
         rows: (n, d), this rank's part of the table, finite.
@@ -90,18 +98,17 @@ def fit_source(
     Source: ours; the alternation is that of Maalouf et al., ICLR 2021.
     """
     team = Alone() if team is None else team
-    first, n = _place(rows.shape[0], team)
+    first, n = place_of(rows.shape[0], team)
     block = Block(rows, weights, team, first)
     d = rows.shape[1]
     team.agree(f"{settings}, rows of {d} {rows.dtype}, {'no ' if weights is None else ''}row weights")
     settings.check_budget(n, d)
-    sampled, sampled_weights = _drawn(block, n, settings.seed)
+    drawn = _first_draw(block, n, settings)
     kept = None
     if checkpoint is not None and team.rank == 0:
-        task = {**asdict(settings), "shape": [n, d], "rows drawn": _digest(sampled, sampled_weights)}
-        kept = Checkpoint(checkpoint, task)
-    state, trials = _begun(team, kept, settings, sampled, sampled_weights, n, rows.device, watch)
-    del sampled
+        kept = Checkpoint(checkpoint, {**asdict(settings), "shape": [n, d], "rows drawn": _digest(drawn)})
+    state, trials = _begun(block, n, settings, drawn, kept, watch)
+    del drawn
     for group in state.groups:
         group.directions = group.directions.to(rows.device)
     labels = refine(
@@ -115,65 +122,69 @@ def fit_source(
     return _finished(labels, state, trials)
 
 
-def _place(rows: int, team: Team) -> tuple[int, int]:
-    """Return the position of this rank's first row in the table of all ranks, and the rows of that."""
-    sizes = torch.zeros(team.size, dtype=torch.int64)
-    sizes[team.rank] = rows
-    sizes = team.total(sizes)
-    return int(sizes[: team.rank].sum()), int(sizes.sum())
+def _first_draw(block: Block, n: int, settings: SearchSettings) -> Drawn:
+    """Return the sample, or the rows of a rough solution where that decides what to draw."""
+    size = PILOT_ROWS if _is_drawn_by_importance(n, settings) else SAMPLE_ROWS + JUDGE_ROWS
+    return draw_uniformly(block, n, size, settings.seed)
 
 
-def _drawn(block: Block, n: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return rows (s, d) drawn without replacement from all ranks, and their weights (s,), the same on each rank."""
-    size = min(n, SAMPLE_ROWS + JUDGE_ROWS)
-    positions = torch.from_numpy(np.random.default_rng(seed).choice(n, size, replace=False))
-    here = torch.nonzero((positions >= block.first) & (positions < block.first + len(block))).squeeze(1)
-    own = positions[here] - block.first
-    drawn = torch.zeros(size, block.rows.shape[1], dtype=compute_dtype(block.rows.dtype))
-    weights = torch.zeros(size, dtype=torch.float64)
-    for part in blocks(len(here), drawn.shape[1]):
-        drawn[here[part]] = block.rows[own[part].to(block.rows.device)].to("cpu", drawn.dtype)
-    weights[here] = (
-        1.0 if block.weights is None else block.weights[own.to(block.weights.device)].to("cpu", weights.dtype)
-    )
-    return block.team.total(drawn), block.team.total(weights)
+def _is_drawn_by_importance(n: int, settings: SearchSettings) -> bool:
+    return settings.sampling == "importance" and n > SAMPLE_ROWS + JUDGE_ROWS
 
 
 def _begun(
-    team: Team,
-    kept: Checkpoint | None,
-    settings: SearchSettings,
-    sampled: Tensor,
-    weights: Tensor,
+    block: Block,
     n: int,
-    device: torch.device,
+    settings: SearchSettings,
+    drawn: Drawn,
+    kept: Checkpoint | None,
     watch: Callable[[Trial], None] | None,
-) -> tuple[Refinement, list[Trial]]:
-    """Return the state of a checkpoint, or what the sample says; rank 0's on every rank."""
-    found: tuple[Refinement, list[Trial]] | FoldflatError | None = None
-    try:
-        found = kept.load() if kept is not None else None
-        if found is None and team.rank == 0:
-            problem = _problem(settings, sampled.to(device), weights.to(device), n)
-            state, trials = choose_subspaces(problem, watch)
-            found = _first_state(problem, state), trials
-            if kept is not None:
-                kept.store(*found)
-    except FoldflatError as error:
-        # the others wait for what rank 0 finds, and should hear why there is nothing
-        found = error
-    begun: tuple[Refinement, list[Trial]] | FoldflatError = team.from_first(found)
-    if isinstance(begun, FoldflatError):
-        raise begun
-    return begun
+) -> _Begun:
+    """Return the state of a checkpoint, or what a search in a sample says; rank 0's on every rank."""
+    stored = _from_first(block.team, lambda: None if kept is None else kept.load())
+    if stored is not None:
+        return stored
+    problem = _problem(block, n, settings, drawn)
+    return _from_first(block.team, lambda: _searched(problem, kept, watch))
 
 
-def _problem(settings: SearchSettings, sampled: Tensor, weights: Tensor, n: int) -> Problem:
-    if len(sampled) == n:
-        rows = distinct_rows(sampled, weights)
+def _problem(block: Block, n: int, settings: SearchSettings, drawn: Drawn) -> Problem:
+    """Return the rows to search in; all ranks take part in drawing them."""
+    device = block.rows.device
+    if _is_drawn_by_importance(n, settings):
+        rough = _from_first(block.team, lambda: rough_bases(drawn.distinct(device), n, settings))
+        shares = row_shares(block, [basis.to(device) for basis in rough])
+        fitted, judging = spawn_seeds(settings.seed, 2)
+        rows = draw_by_shares(block, shares, SAMPLE_ROWS, fitted).distinct(device)
+        return Problem(settings, rows, draw_by_shares(block, shares, JUDGE_ROWS, judging).distinct(device), n)
+    if len(drawn.rows) == n:
+        rows = drawn.distinct(device)
         return Problem(settings, rows, rows, n)
-    rows = distinct_rows(sampled[:SAMPLE_ROWS], weights[:SAMPLE_ROWS])
-    return Problem(settings, rows, distinct_rows(sampled[SAMPLE_ROWS:], weights[SAMPLE_ROWS:]), n)
+    rows = drawn.distinct(device, slice(SAMPLE_ROWS))
+    return Problem(settings, rows, drawn.distinct(device, slice(SAMPLE_ROWS, None)), n)
+
+
+def _searched(problem: Problem, kept: Checkpoint | None, watch: Callable[[Trial], None] | None) -> _Begun:
+    state, trials = choose_subspaces(problem, watch)
+    found = _first_state(problem, state), trials
+    if kept is not None:
+        kept.store(*found)
+    return found
+
+
+def _from_first(team: Team, find: Callable[[], _Found]) -> _Found:
+    """Return what rank 0 finds, or raise on every rank the error that it meets."""
+    found: _Found | FoldflatError | None = None
+    if team.rank == 0:
+        try:
+            found = find()
+        except FoldflatError as error:
+            # the others wait for what rank 0 finds, and should hear why there is nothing
+            found = error
+    heard: _Found | FoldflatError = team.from_first(found)
+    if isinstance(heard, FoldflatError):
+        raise heard
+    return heard
 
 
 def _first_state(problem: Problem, state: Alternation) -> Refinement:
@@ -186,10 +197,10 @@ def _first_state(problem: Problem, state: Alternation) -> Refinement:
     return Refinement(groups, multiplier_for(problem, state) if free else 0.0)
 
 
-def _digest(sampled: Tensor, weights: Tensor) -> str:
+def _digest(drawn: Drawn) -> str:
     # adding zero turns -0.0 into 0.0, as a sum over ranks does
-    digest = hashlib.sha256((sampled + 0.0).numpy().data)
-    digest.update(weights.numpy().data)
+    digest = hashlib.sha256((drawn.rows + 0.0).numpy().data)
+    digest.update(drawn.weights.numpy().data)
     return digest.hexdigest()
 
 

@@ -13,9 +13,12 @@ from foldflat.cluster.fit import continue_fit, fitted_cost
 from foldflat.cluster.nesting import LEVELS, PHASES, nest
 from foldflat.cluster.rows import WeightedRows
 from foldflat.cluster.seeding import first_partition
-from foldflat.errors import BudgetError
+from foldflat.errors import BudgetError, RecipeError
 
-__all__ = ["Problem", "SearchSettings", "Trial", "choose_subspaces", "multiplier_for"]
+__all__ = ["SAMPLINGS", "Problem", "SearchSettings", "Trial", "choose_subspaces", "multiplier_for"]
+
+SAMPLINGS = ("importance", "uniform")
+"""Ways to draw the rows that a search in a large table sees."""
 
 _SHORT_STEPS = 16
 _SHORT_TOL = 1e-3
@@ -31,7 +34,7 @@ class Trial:
     Attributes:
         n_subspaces: k.
         energy_lost: weighted squared distances over weighted energy, after a short run, or after nesting.
-        rows: rows that the short run fitted; where they are a sample, the loss is that of 8,192 others.
+        rows: rows that the short run fitted; where they are a sample, the loss is that of 8,192 drawn beside them.
         n_bases: bases that the subspaces are spanned by; fewer than k where subspaces lie within one another.
     """
 
@@ -52,6 +55,11 @@ class SearchSettings:
         max_subspaces: k beyond which nothing is tried.
         max_iter, tol: of the alternation.
         seed: everything random follows from it.
+        sampling: how the rows that a search in a large table sees are drawn: by "importance" (see
+            `foldflat.cluster.importance`) or "uniform".
+
+    Raises:
+        RecipeError: `sampling` is none of `SAMPLINGS`.
     """
 
     budget: float
@@ -61,6 +69,12 @@ class SearchSettings:
     max_iter: int = 100
     tol: float = 1e-4
     seed: int = 0
+    sampling: str = "importance"
+
+    def __post_init__(self) -> None:
+        if self.sampling not in SAMPLINGS:
+            choices = ", ".join(SAMPLINGS)
+            raise RecipeError(f"`sampling` is {self.sampling!r}, which is unknown; hint: choose one of {choices}")
 
     def check_budget(self, n: int, d: int) -> None:
         """Raise BudgetError where not even one subspace of rank 1 fits an (n, d) table."""
@@ -78,7 +92,7 @@ class Problem:
     Attributes:
         settings: what is asked.
         rows: distinct rows to fit: all of them, or a sample.
-        judges: the same, or other rows to judge by. Many subspaces follow the noise of a sample, and would look
+        judges: the same, or rows drawn apart to judge by. Many subspaces follow the noise of a sample, and would look
             better on it than they are.
         n: rows of the whole table.
     """
