@@ -123,6 +123,17 @@ def test_tables_of_the_readme_are_the_committed_results() -> None:
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
 
 
+def test_figures_of_the_docs_are_the_committed_results(tmp_path: Path) -> None:
+    """Every figure in docs/figures is, byte for byte, what the committed JSON gives."""
+    pytest.importorskip("matplotlib", reason="the extra [docs] is not installed")
+    script = ROOT / "experiments" / "figures.py"
+    subprocess.run([sys.executable, str(script), "--to", str(tmp_path)], check=True, capture_output=True)
+    committed = sorted((ROOT / "docs" / "figures").iterdir())
+    assert [figure.name for figure in committed] == sorted(figure.name for figure in tmp_path.iterdir())
+    for figure in committed:
+        assert (tmp_path / figure.name).read_bytes() == figure.read_bytes()
+
+
 def test_blocks_are_found_in_order_with_their_reasons_and_commands() -> None:
     """Golden example: two languages, a reason, a block of other commands, a continued line."""
     text = (
