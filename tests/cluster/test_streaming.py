@@ -199,6 +199,34 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     assert list(file.parent.iterdir()) == [file]
 
 
+@pytest.mark.parametrize(("before", "after"), [(1, 3), (3, 1), (2, 3)])
+def test_a_checkpoint_is_carried_on_by_any_number_of_ranks(
+    table: Tensor, settings: SearchSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, after: int
+) -> None:
+    """What was stored after one pass on some ranks ends, on others and without a search, at the cost of one process."""
+    cuts = {1: [N], 2: [100, N - 100], 3: [300, 1, N - 301]}
+    file, store = tmp_path / "fit.safetensors", Checkpoint.store
+
+    def store_first_pass(self: Checkpoint, state: Any, trials: Any) -> None:
+        if state.passes <= 1:
+            store(self, state, trials)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "store", store_first_pass)
+        first = on_ranks(list(table.split(cuts[before])), [settings] * before, checkpoint=file)
+    monkeypatch.setattr(streaming, "choose_subspaces", None)
+    monkeypatch.setattr(streaming, "row_shares", None)
+    second = on_ranks(list(table.split(cuts[after])), [settings] * after, checkpoint=file)
+    ends = []
+    for results in (first, second):
+        assert all(isinstance(found, StreamedFit) for found in results), results
+        labels = torch.cat([found.labels for found in results])
+        ends.append(cost(table, labels, results[0]))
+        assert spent(labels, results[0]) <= settings.budget
+    assert ends[0] == pytest.approx(ends[1], rel=1e-5)
+    assert second[0].costs[0] == first[0].costs[0]
+
+
 def test_a_checkpoint_of_something_else_is_refused(table: Tensor, settings: SearchSettings, tmp_path: Path) -> None:
     """Other settings, another table, damage and a newer format are errors that say so; the file stays."""
     file = tmp_path / "fit.safetensors"

@@ -225,6 +225,26 @@ def command(*arguments: str, processes: int = 1) -> list[str]:
     return [sys.executable, *launcher, "-m", "foldflat", *arguments]
 
 
+def launched(*arguments: str, processes: int) -> list[subprocess.Popen[str]]:
+    """Start the processes that torchrun would, so that each can be killed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    if processes > 1:
+        common |= {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": str(processes)}
+    return [
+        subprocess.Popen(
+            command(*arguments),
+            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(processes)
+    ]
+
+
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
     """Write a table that is large without patching."""
@@ -264,22 +284,34 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(tmp_path: Path, large:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_a_killed_run_goes_on_with_other_processes(tmp_path: Path, large: Path, before: int, after: int) -> None:
+    """Kill -9 of all processes, then the same command on another number of them: the same error within 1e-5."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    settings = ("compress", str(large), "--keep", "0.4", "-k", "3")
+    state = tmp_path / "a.checkpoint.safetensors"
+    killed = launched(*settings, "-o", str(tmp_path / "a"), processes=before)
+    while not state.exists() and all(process.poll() is None for process in killed):
+        time.sleep(0.01)
+    for process in killed:
+        process.kill()
+    for process in killed:
+        process.communicate()
+    assert state.exists()
+    assert not (tmp_path / "a").exists()
+    errors = []
+    for name, processes in (("a", after), ("b", before)):
+        asked = command(*settings, "-o", str(tmp_path / name), processes=processes)
+        subprocess.run(asked, check=True, env=environment, capture_output=True)
+        errors.append(json.loads((tmp_path / name / "foldflat.json").read_text())["report"]["tables"][0]["energy_lost"])
+    assert errors[0] == pytest.approx(errors[1], rel=1e-5)
+    assert not state.exists()
+
+
+@pytest.mark.slow
 def test_a_process_that_dies_stops_the_others(tmp_path: Path, large: Path) -> None:
     """Kill -9 of one of two ranks: the other ends with an error that says so, and writes no folder."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    ranks = [
-        subprocess.Popen(
-            command("compress", str(large), "--keep", "0.4", "-o", str(tmp_path / "out")),
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+    ranks = launched("compress", str(large), "--keep", "0.4", "-o", str(tmp_path / "out"), processes=2)
     state = tmp_path / "out.checkpoint.safetensors"
     while not state.exists() and all(process.poll() is None for process in ranks):
         time.sleep(0.01)
