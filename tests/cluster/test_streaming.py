@@ -270,3 +270,14 @@ def test_a_budget_below_rank_one_is_refused(table: Tensor) -> None:
     """The error names the least that would do."""
     with pytest.raises(BudgetError, match="the least is 916"):
         fit_source(table, None, SearchSettings(915))
+
+
+def test_rows_that_matter_are_drawn_though_few(settings: SearchSettings) -> None:
+    """Three rows of 6,000 hold most of the energy: a search by importance knows what is lost, a uniform one cannot."""
+    rows = planted_table(6000, D, 3, 2, noise=0.05)[0]
+    rows[:3] *= 100
+    asked = replace(settings, budget=(len(rows) + D) * 2, n_subspaces=1, free=False)
+    found = {way: fit_source(rows, None, replace(asked, sampling=way)) for way in ("importance", "uniform")}
+    truth = cost(rows, found["importance"].labels, found["importance"]) / float(rows.double().square().sum())
+    assert found["importance"].trials[0].energy_lost == pytest.approx(truth, rel=0.2)
+    assert found["uniform"].trials[0].energy_lost > 2 * truth
