@@ -1,6 +1,7 @@
 """From a table in memory and a budget to its subspaces, however many serve it best."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from foldflat.cluster.fit import Clustering, finished, fit_table
 from foldflat.cluster.rows import distinct_rows, every_row
 from foldflat.cluster.streaming import JUDGE_ROWS, SAMPLE_ROWS, fit_source
 from foldflat.cluster.subspace import squared_distances
-from foldflat.cluster.trials import Problem, SearchSettings, Trial, choose_subspaces
+from foldflat.cluster.trials import CLEARLY, Problem, SearchSettings, Trial, choose_subspaces
 
 __all__ = ["search_subspaces"]
 
@@ -24,9 +25,11 @@ def search_subspaces(
 ) -> tuple[Clustering, list[Trial]]:
     """Try k = 1, 2, 4, .. with short runs under one budget, then continue the best to convergence and nest it.
 
-    The doubling ends at the first k that is worse than half of it, or where no rank fits. With free ranks, the best
-    and those of half as many subspaces, while that pays, are nested (see `foldflat.cluster.nesting`). Above 40,960
-    rows a sample decides all that, and passes over all rows follow (see `foldflat.cluster.streaming`).
+    The doubling ends at the first k that is worse than half of it from a spherical and from a spectral start, or where
+    no rank fits. A given k has a spectral start too where a spherical one is no better than a single subspace. It must
+    be clearly better to be taken. With free ranks, the best and those of half as many subspaces, while that pays, are
+    nested (see `foldflat.cluster.nesting`). Above 40,960 rows a sample decides all that, and passes over all rows
+    follow (see `foldflat.cluster.streaming`).
 
     Args:
         table: (n, d), finite.
@@ -53,17 +56,27 @@ def search_subspaces(
 
 def _fitted(table: Tensor, weights: Tensor | None, settings: SearchSettings, n: int) -> Clustering:
     assert settings.n_subspaces is not None
-    k = settings.n_subspaces
-    return fit_table(
+    k, d, budget = settings.n_subspaces, table.shape[1], settings.budget
+    fitted = partial(
+        fit_table,
         table,
         weights,
         n_subspaces=k,
-        rank=None if settings.free else largest_equal_rank(n, table.shape[1], k, settings.budget),
-        budget=settings.budget if settings.free else None,
+        rank=None if settings.free else largest_equal_rank(n, d, k, budget),
+        budget=budget if settings.free else None,
         max_iter=settings.max_iter,
         tol=settings.tol,
         seed=settings.seed,
     )
+    found = fitted()
+    if k == 1:
+        return found
+    one = fit_table(table, weights, n_subspaces=1, rank=largest_equal_rank(n, d, 1, budget), max_iter=1)
+    if found.cost <= one.cost:
+        return found
+    # rows of subspaces without common directions look alike to a spherical start
+    other = fitted(init="spectral")
+    return other if other.cost < CLEARLY * one.cost else found
 
 
 def _streamed(

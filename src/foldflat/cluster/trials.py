@@ -15,10 +15,13 @@ from foldflat.cluster.rows import WeightedRows
 from foldflat.cluster.seeding import first_partition
 from foldflat.errors import BudgetError, RecipeError
 
-__all__ = ["SAMPLINGS", "Problem", "SearchSettings", "Trial", "choose_subspaces", "multiplier_for"]
+__all__ = ["CLEARLY", "SAMPLINGS", "Problem", "SearchSettings", "Trial", "choose_subspaces", "multiplier_for"]
 
 SAMPLINGS = ("importance", "uniform")
 """Ways to draw the rows that a search in a large table sees."""
+
+CLEARLY = 0.9
+"""Share of what spherical starts cost below which a spectral one is taken."""
 
 _SHORT_STEPS = 16
 _SHORT_TOL = 1e-3
@@ -167,18 +170,28 @@ def _n_bases(state: Alternation) -> int:
 
 
 def _try_out(problem: Problem, trials: _Trials) -> list[Alternation]:
-    """Return short runs with 1, 2, 4, .. subspaces, each cheaper than the one before."""
+    """Return short runs with 1, 2, 4, .. subspaces, each cheaper than the one before; of a given k, that run alone.
+
+    Where a spherical start finds nothing better than fewer subspaces do, a spectral one is tried too: rows of subspaces
+    without common directions look alike to the first. Unless it is clearly cheaper, nothing is as if it had not been.
+    """
     shorts: list[Alternation] = []
+    given, start = problem.settings.n_subspaces is not None, "spherical"
     most = min(problem.settings.max_subspaces, len(problem.rows))
     # equal rows need no more subspaces than there are different ones
     least, k = float("inf"), min(problem.settings.n_subspaces or 1, most)
+    if given and 1 < k <= most and problem.rank(k) != 0:
+        least = trials.lost(_run(problem, first_partition(problem.rows, 1, start, 0), 1, short=True))
     while k <= most and problem.rank(k) != 0:
-        short = _run(problem, first_partition(problem.rows, k, "spherical", problem.settings.seed), k, short=True)
-        lost = trials.add(short)
-        if lost >= least:
+        short, lost = _short_run(problem, k, start, trials)
+        if start == "spherical" and lost >= least:
+            other, other_lost = _short_run(problem, k, "spectral", trials)
+            if other_lost < CLEARLY * least:
+                short, lost, start = other, other_lost, "spectral"
+        if lost >= least and not given:
             break
         shorts.append(short)
-        if problem.settings.n_subspaces is not None:
+        if given:
             break
         least, k = lost, 2 * k
     if not shorts:
@@ -187,6 +200,12 @@ def _try_out(problem: Problem, trials: _Trials) -> list[Alternation]:
             f"hint: the least is {problem.n + k * problem.rows.n_features}"
         )
     return shorts
+
+
+def _short_run(problem: Problem, k: int, start: str, trials: _Trials) -> tuple[Alternation, float]:
+    labels = first_partition(problem.rows, k, start, problem.settings.seed)
+    short = _run(problem, labels, k, short=True)
+    return short, trials.add(short)
 
 
 def _run(problem: Problem, labels: Tensor, k: int, *, short: bool) -> Alternation:
