@@ -9,9 +9,23 @@ from typing import Annotated, Any
 import typer
 
 from foldflat.embedding.recipe import EmbeddingRecipe
+from foldflat.filters.recipe import METHODS, FilterRecipe
 from foldflat.workflow.settings import parse_count, parse_size
 
-__all__ = ["AsJson", "Data", "Model", "Output", "Overwrite", "Seed", "Task", "recipe_from_options", "takes_recipe"]
+__all__ = [
+    "AsJson",
+    "Data",
+    "Model",
+    "Network",
+    "Output",
+    "Overwrite",
+    "Seed",
+    "Task",
+    "filter_recipe_from_options",
+    "recipe_from_options",
+    "takes_filter_recipe",
+    "takes_recipe",
+]
 
 Model = Annotated[
     str, typer.Argument(help="A folder, a hub name, FILE.safetensors[:TENSOR] or FILE.npy; FILE may be a pattern.")
@@ -33,6 +47,17 @@ EqualRanks = Annotated[
 Coefficients = Annotated[str, typer.Option(help='Type of coefficients and bases: "same", float32, bfloat16.')]
 RowWeights = Annotated[str | None, typer.Option(help="Token counts: .npy with one per row, or JSON token -> count.")]
 Include = Annotated[list[str] | None, typer.Option(help="Pattern of embeddings to replace; may be repeated.")]
+Network = Annotated[str, typer.Argument(help="package.module:function that builds a network, a folder, or a hub name.")]
+KeepNetwork = Annotated[float, typer.Option("--keep", help="Part of the whole network to keep, in (0, 1].")]
+Measure = Annotated[str, typer.Option(help="What is counted: parameters, macs or bytes.")]
+FilterMethod = Annotated[str, typer.Option("--method", help=f"{', '.join(METHODS)}.")]
+Variant = Annotated[str, typer.Option(help="Of pfp: deterministic, random or hybrid.")]
+Allocation = Annotated[str, typer.Option(help="Shares of layers: auto, epsilon, error, uniform or threshold.")]
+Delta = Annotated[float | None, typer.Option(help="Probability with which pfp's bound may fail.")]
+RoundTo = Annotated[int, typer.Option(help="Channels of a layer stay a multiple of this.")]
+Compensate = Annotated[bool, typer.Option("--compensate", help="Add what removed channels give on average.")]
+Refit = Annotated[bool | None, typer.Option("--refit/--no-refit", help="Fit the weights that read what stays.")]
+ExcludeLayers = Annotated[list[str] | None, typer.Option("--exclude", help="Pattern of layers to leave alone.")]
 Exclude = Annotated[list[str] | None, typer.Option(help="Pattern of embeddings to leave alone; may be repeated.")]
 
 
@@ -65,14 +90,52 @@ def recipe_from_options(
     )
 
 
+def filter_recipe_from_options(
+    keep: KeepNetwork = 0.5,
+    measure: Measure = "parameters",
+    method: FilterMethod = FilterRecipe.method,
+    variant: Variant = "deterministic",
+    allocation: Allocation = "auto",
+    delta: Delta = None,
+    round_to: RoundTo = 1,
+    compensate: Compensate = False,
+    refit: Refit = None,
+    exclude: ExcludeLayers = None,
+    seed: Seed = 0,
+) -> FilterRecipe:
+    """Return the recipe that the options of `prune` ask for."""
+    return FilterRecipe(
+        keep_ratio=keep,
+        measure=measure,
+        method=method,
+        variant=variant,
+        allocation=allocation,
+        delta=delta,
+        round_to=round_to,
+        compensate=compensate,
+        refit=refit,
+        exclude=tuple(exclude or ()),
+        seed=seed,
+    )
+
+
 def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of a recipe in place of its parameter `recipe`."""
-    options = inspect.signature(recipe_from_options).parameters
+    """Give a command the options of an EmbeddingRecipe in place of its parameter `recipe`."""
+    return _with_options(command, recipe_from_options)
+
+
+def takes_filter_recipe(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a FilterRecipe in place of its parameter `recipe`."""
+    return _with_options(command, filter_recipe_from_options)
+
+
+def _with_options(command: Callable[..., None], build: Callable[..., Any]) -> Callable[..., None]:
+    options = inspect.signature(build).parameters
     own = [p for p in inspect.signature(command).parameters.values() if p.name != "recipe"]
 
     @functools.wraps(command)
     def wrapped(**given: Any) -> None:
-        command(recipe=recipe_from_options(**{name: given.pop(name) for name in options}), **given)
+        command(recipe=build(**{name: given.pop(name) for name in options}), **given)
 
     required = [p for p in own if p.default is p.empty]
     optional = [p for p in own if p.default is not p.empty]

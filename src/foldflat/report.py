@@ -9,6 +9,7 @@ __all__ = [
     "markdown",
     "megabytes",
     "pruning_markdown",
+    "pruning_scores",
     "pruning_table",
     "pruning_verdict",
     "scores_table",
@@ -191,6 +192,19 @@ def pruning_verdict(report: dict[str, Any]) -> str:
     return f"{sizes} {_bound_in_words(report)}".rstrip()
 
 
+def pruning_scores(report: dict[str, Any]) -> Table:
+    """Return accuracy of the original and after every round, pruned and retrained."""
+    original = report["scores"]["original"]
+    view = Table(title=f"Accuracy on {original['n']:,} images")
+    for heading in ("round", "kept", "pruned", "retrained"):
+        view.add_column(heading, justify="right")
+    view.add_row("original", "100%", f"{original['accuracy']:.2%}", "")
+    for number, entry in enumerate(report["rounds"], 1):
+        after = f"{entry['retrained']['accuracy']:.2%}" if "retrained" in entry else ""
+        view.add_row(str(number), f"{entry['keep_ratio']:.1%}", f"{entry['pruned']['accuracy']:.2%}", after)
+    return view
+
+
 def _bound_in_words(report: dict[str, Any]) -> str:
     if report["recipe"]["method"] != "pfp":
         return "This method has no error bound."
@@ -221,7 +235,7 @@ def pruning_markdown(report: dict[str, Any], *, title: str, loading: str, versio
 
 Filters removed by [foldflat](https://pypi.org/project/foldflat) {version}. {pruning_verdict(report)}
 
-| layer | channels before | after |
+{_scores_in_words(report)}| layer | channels before | after |
 |---|---|---|
 {rows}
 
@@ -233,3 +247,10 @@ Filters removed by [foldflat](https://pypi.org/project/foldflat) {version}. {pru
 
 {settings}
 """
+
+
+def _scores_in_words(report: dict[str, Any]) -> str:
+    if "scores" not in report:
+        return ""
+    original, found = report["scores"]["original"], report["scores"]["compressed"]
+    return f"Accuracy on {found['n']:,} images: {original['accuracy']:.2%} before, {found['accuracy']:.2%} now.\n\n"

@@ -1,0 +1,136 @@
+"""Commands for embedding tables."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from foldflat.cli.terminal import app, err, out, print_json, progress, reports_errors
+from foldflat.cluster.distributed import launched_team
+from foldflat.embedding.plan import EmbeddingPlan
+from foldflat.embedding.recipe import EmbeddingRecipe
+from foldflat.errors import ModelNotFoundError
+from foldflat.options import AsJson, Model, Output, Overwrite, Seed, takes_recipe
+from foldflat.report import inspection_table, summary_table, trials_table, verdict
+from foldflat.workflow.folders import compress_folder, densify_folder, inspect_model, plan_source
+
+__all__ = ["compress", "demo", "densify", "inspect", "plan"]
+
+
+@app.command()
+@reports_errors
+def demo(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the best model.")] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train a small classifier on Python's own source, compress it every way, compare.
+
+    Needs no network. Example: `foldflat demo`
+    """
+    from foldflat.demo import run_demo
+
+    results = run_demo(output=output, seed=seed, progress=not as_json)
+    if as_json:
+        print_json(results)
+
+
+@app.command()
+@reports_errors
+@takes_recipe
+def plan(
+    model: Model,
+    recipe: EmbeddingRecipe,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File for the plan, as JSON.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what compressing would do and cost, without writing a model.
+
+    Example: `foldflat plan my-model --keep 0.4`
+    """
+    with progress(as_json) as watch:
+        made, report = plan_source(model, recipe, watch=watch)
+    if output is not None:
+        output.write_text(made.to_json(), encoding="utf-8")
+    _print_report(report, made.to_dict(), as_json)
+
+
+@app.command()
+@reports_errors
+@takes_recipe
+def compress(
+    model: Model,
+    output: Output,
+    recipe: EmbeddingRecipe,
+    plan_file: Annotated[
+        Path | None, typer.Option("--plan", help="Follow a plan written by `foldflat plan -o`.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="File that keeps the state of a large table's fit. Default: beside the output.")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a model's embedding table smaller and write a complete folder with a model card.
+
+    Tables in files are shared by the processes of `torchrun`.
+
+    Example: `foldflat compress my-model --keep 0.6 -o smaller`
+    """
+    with launched_team() as team, progress(as_json or team.rank > 0) as watch:
+        asked = recipe if plan_file is None else _read_plan(plan_file)
+        result = compress_folder(
+            model, output, asked, overwrite=overwrite, checkpoint=checkpoint, team=team, watch=watch
+        )
+    if result is None:
+        return
+    _print_report(result.report, {"output": str(output), **result.report}, as_json)
+    if not as_json:
+        out.print(f"Written to {output}; load it after `import foldflat`.")
+
+
+@app.command()
+@reports_errors
+def densify(model: Model, output: Output, overwrite: Overwrite = False, as_json: AsJson = False) -> None:
+    """Turn a compressed folder into one with plain tables, for runtimes without foldflat.
+
+    Example: `foldflat densify smaller -o plain`
+    """
+    densify_folder(model, output, overwrite=overwrite)
+    if as_json:
+        print_json({"output": str(output)})
+    else:
+        out.print(f"Written to {output}; it needs no foldflat.")
+
+
+@app.command()
+@reports_errors
+def inspect(model: Model, as_json: AsJson = False) -> None:
+    """List every embedding table: share of the bytes, type, tied or not, how it is stored.
+
+    Example: `foldflat inspect my-model`
+    """
+    found = inspect_model(model)
+    if as_json:
+        print_json(found)
+    else:
+        out.print(inspection_table(found))
+
+
+def _read_plan(file: Path) -> EmbeddingPlan:
+    if not file.is_file():
+        raise ModelNotFoundError(f"plan {file} does not exist; hint: `foldflat plan MODEL -o {file}` writes one")
+    return EmbeddingPlan.from_json(file.read_text(encoding="utf-8"))
+
+
+def _print_report(report: dict[str, Any], values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(values)
+        return
+    for table in report["tables"]:
+        if table["trials"]:
+            out.print(trials_table(table))
+    out.print(summary_table(report))
+    out.print(verdict(report), highlight=False)
+    for warning in report["warnings"]:
+        err.print(f"[yellow]warning:[/yellow] {warning}")

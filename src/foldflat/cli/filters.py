@@ -1,0 +1,72 @@
+"""Commands for the filters of convolutional networks."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from foldflat.cli.terminal import app, out, print_json, progress, reports_errors
+from foldflat.filters.recipe import FilterRecipe
+from foldflat.options import AsJson, Network, Output, Overwrite, takes_filter_recipe
+from foldflat.report import pruning_scores, pruning_table, pruning_verdict
+
+__all__ = ["prune"]
+
+
+@app.command()
+@reports_errors
+@takes_filter_recipe
+def prune(
+    network: Network,
+    output: Output,
+    recipe: FilterRecipe,
+    data: Annotated[str, typer.Option(help="Folder or hub name of labelled images.")],
+    weights: Annotated[
+        Path | None, typer.Option(help=".safetensors with the weights of a network that a function builds.")
+    ] = None,
+    train_split: Annotated[str, typer.Option(help="Split to calibrate and retrain on.")] = "train",
+    split: Annotated[str, typer.Option(help="Split to score on.")] = "test",
+    images: Annotated[int, typer.Option(help="Images to calibrate with.")] = 200,
+    image_size: Annotated[int | None, typer.Option(help="Side to resize images to.")] = None,
+    rounds: Annotated[int, typer.Option(help="Prune and retrain so many times.")] = 1,
+    steps: Annotated[int, typer.Option(help="Retraining steps of each round; 0 for none.")] = 0,
+    learning_rate: Annotated[float, typer.Option(help="Peak of the one cycle.")] = 0.02,
+    batch_size: Annotated[int, typer.Option(help="Images in a step.")] = 128,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Retrain in bfloat16 where it is safe.")] = False,
+    distil: Annotated[bool, typer.Option("--distil", help="Retrain against the original's outputs.")] = False,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove filters from a convolutional network, retrain it if asked, and write a complete folder.
+
+    Example: `foldflat prune nets:build --weights net.safetensors --data images --keep 0.5 --steps 200 -o smaller`
+    """
+    from foldflat.evaluate import RetrainingSettings
+    from foldflat.workflow.pruning import PruningRun, prune_folder
+
+    settings = None
+    if steps > 0:
+        settings = RetrainingSettings(
+            seed=recipe.seed, max_steps=steps, learning_rate=learning_rate, batch_size=batch_size, bf16=bf16
+        )
+    run = PruningRun(
+        data=data,
+        train_split=train_split,
+        split=split,
+        images=images,
+        image_size=image_size,
+        rounds=rounds,
+        retraining=settings,
+        distil=distil,
+    )
+    with progress(as_json) as watch:
+        result = prune_folder(
+            network, output, recipe, run, weights=weights, overwrite=overwrite, progress=not as_json, watch=watch
+        )
+    if as_json:
+        print_json({"output": str(output), **result.report})
+        return
+    out.print(pruning_table(result.report))
+    out.print(pruning_verdict(result.report), highlight=False)
+    out.print(pruning_scores(result.report))
+    out.print(f"Written to {output}; load it after `import foldflat`.")
