@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.tiny import save_tiny_folder, tiny_tokenizer
+from tests.tiny import image_rows, save_tiny_folder, tiny_tokenizer
 
 from foldflat.evaluate import GLUE_TASKS
 
@@ -64,19 +64,6 @@ def glue_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
         return folder
 
     return write
-
-
-def image_rows(n: int, seed: int, side: int = 8) -> dict[str, list[Any]]:
-    """Draw noisy images of which the brightest of red, green and blue is the label."""
-    import numpy as np
-    from PIL import Image
-
-    draw = np.random.default_rng(seed)
-    labels = [index % 3 for index in range(n)]
-    pixels = draw.integers(0, 150, (n, side, side, 3), dtype=np.uint8)
-    for label, image in zip(labels, pixels, strict=True):
-        image[..., label] += 60
-    return {"img": [Image.fromarray(image) for image in pixels], "label": labels}
 
 
 @pytest.fixture(scope="session")

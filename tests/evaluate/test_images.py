@@ -44,7 +44,7 @@ class Brightest(nn.Module):
 def test_pixels_and_labels_are_those_of_the_files(image_folder: Callable[..., Path]) -> None:
     """The oracle is Pillow on each row; columns are found by kind, here with names of their own."""
     from datasets import ClassLabel, Dataset, Image, Value
-    from tests.evaluate.conftest import image_rows
+    from tests.tiny import image_rows
 
     rows = image_rows(6, seed=3)
     spare: dict[str, Any] = {"img": (None, []), "label": (None, [])}
@@ -207,7 +207,7 @@ def test_settings_out_of_range_are_refused(colours: ImageDataset, image_folder: 
 def test_data_that_are_no_images_to_classify_are_refused(image_folder: Callable[..., Path], tmp_path: Path) -> None:
     """No or several columns of a kind, no rows, no such split, no folder, hidden labels, bytes that are no image."""
     from datasets import ClassLabel, Image, Value
-    from tests.evaluate.conftest import image_rows
+    from tests.tiny import image_rows
 
     with pytest.raises(DataError, match=r"no column of kind Image among 'label' \(ClassLabel\)\nhint: exactly one"):
         load_images(image_folder(3, img=(None, [])))

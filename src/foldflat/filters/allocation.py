@@ -158,10 +158,23 @@ def by_error(
     return chosen
 
 
-def largest_within(family: Family, size: Callable[[list[Choice]], float], limit: float) -> tuple[float, list[Choice]]:
+def largest_within(
+    family: Family,
+    size: Callable[[list[Choice]], float],
+    limit: float,
+    candidates: Sequence[Candidate],
+    round_to: int = 1,
+) -> tuple[float, list[Choice]]:
     """Return the largest number at which a family takes at most `limit`, and what is kept there.
 
-    `limit` has to be at least what the family takes at 0.
+    Where many channels come with the next larger number, as many of them as fit are kept as well, by their scores.
+
+    Args:
+        family: takes at most `limit` at 0.
+        size: of a network that keeps so much.
+        limit: in the same unit.
+        candidates: the groups.
+        round_to: as in FilterRecipe.
     """
     low, high = 0.0, 1.0
     chosen = family(high)
@@ -175,7 +188,26 @@ def largest_within(family: Family, size: Callable[[list[Choice]], float], limit:
             low, best = middle, chosen
         else:
             high = middle
+    larger = family(high)
+    for i, (candidate, small, large) in enumerate(zip(candidates, best, larger, strict=True)):
+        for step in _between(small, large, candidate, round_to):
+            tried = [*best[:i], step, *best[i + 1 :]]
+            if size(tried) <= limit:
+                best = tried
+                break
     return low, best
+
+
+def _between(small: Choice, large: Choice, candidate: Candidate, round_to: int) -> list[Choice]:
+    """Return what lies between two choices, the largest first; only the larger one where channels are drawn."""
+    extra = large.kept[~torch.isin(large.kept, small.kept)]
+    if not len(extra):
+        return []
+    if large.draws:
+        return [large]
+    order = torch.cat([small.kept, extra[candidate.scores[extra].argsort(descending=True, stable=True)]])
+    counts = range(len(order), len(small.kept), -1)
+    return [_chosen(order, count) for count in counts if _fits(candidate, count, round_to)]
 
 
 def _rounded(candidate: Candidate, count: float, round_to: int) -> int:
@@ -184,8 +216,12 @@ def _rounded(candidate: Candidate, count: float, round_to: int) -> int:
     nearest = min(most, max(1, int(count + 0.5)))
     if round_to == 1:
         return nearest
-    fitting = [n for n in range(1, most + 1) if (n * candidate.width + candidate.fixed) % round_to == 0]
+    fitting = [n for n in range(1, most + 1) if _fits(candidate, n, round_to)]
     return min(fitting, key=lambda n: (abs(n - nearest), n)) if fitting else most
+
+
+def _fits(candidate: Candidate, count: int, round_to: int) -> bool:
+    return (count * candidate.width + candidate.fixed) % round_to == 0
 
 
 def _top(candidate: Candidate, count: int) -> Choice:

@@ -169,7 +169,7 @@ def _search(
             f"`keep_ratio` is {recipe.keep_ratio} of the {recipe.measure}, but {least:.4f} is left with the fewest "
             f"channels in every group that may lose any; hint: at least {math.ceil(least * 1e4) / 1e4}"
         )
-    t, chosen = largest_within(family, share, recipe.keep_ratio * whole)
+    t, chosen = largest_within(family, share, recipe.keep_ratio * whole, candidates, recipe.round_to)
     return chosen, None if epsilon_of is None else epsilon_of(t)
 
 
