@@ -6,6 +6,7 @@ Needs the extra [docs].
 """
 
 import argparse
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from filters.tables import LABELS, NETS, RATIOS, accuracies, cells
 from shared import ROOT, read_json
 
 FIGURES = ROOT / "docs" / "figures"
@@ -50,12 +52,35 @@ def scaling(path: Path) -> None:
     ticks = [cell["k"] for cell in found["by_subspaces"]]
     right.set_xticks(ticks, [str(tick) for tick in ticks])
     right.minorticks_off()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None, "Creator": None})
+
+
+def filters(path: Path) -> None:
+    """Draw accuracy after the same short retraining against the parameters kept, a panel for each network."""
+    found = cells()
+    shown = ("reconstruction", "pfp", "l1", "taylor", "torch-pruning-magnitude", "torch-pruning-taylor", "random")
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    for axes, (net, title) in zip(figure.subplots(1, len(NETS)), NETS.items(), strict=True):
+        baseline = next(cell for cell in found if cell["net"] == net and "test" in cell)
+        axes.axhline(100 * baseline["test"]["accuracy"], color="grey", linewidth=1, linestyle="--")
+        for method in shown:
+            points = {keep: accuracies(found, net, method, keep, "after") for keep in RATIOS}
+            drawn = [(100 * keep, statistics.mean(values)) for keep, values in points.items() if values]
+            if drawn:
+                axes.plot(*zip(*drawn, strict=True), "o-", markersize=4, label=LABELS[method].replace("*", ""))
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("parameters kept, %")
+        axes.grid(visible=True, linewidth=0.3)
+    figure.axes[0].set_ylabel("accuracy after 200 steps, %")
+    figure.axes[-1].legend(frameon=False, fontsize=7)
     figure.savefig(path, metadata={"Date": None, "Creator": None})
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--to", type=Path, default=FIGURES)
+    folder = parser.parse_args().to
+    folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
-        scaling(parser.parse_args().to / "scaling.svg")
+        scaling(folder / "scaling.svg")
+        filters(folder / "filters.svg")

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from filters.tables import comparison, networks
 from shared import ROOT, read_json
 
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "experiments" / "filters" / "README.md")
 SCALING = ROOT / "benchmarks" / "results" / "scaling.json"
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
 METHODS = {
@@ -211,6 +212,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "scaling": scaling,
     "machines": machines,
     "planted": planted,
+    "filters": comparison,
+    "networks": networks,
     "sampled": sampled,
 }
 

@@ -149,7 +149,9 @@ def main() -> None:
         file = RESULTS / f"{net}-baseline.json"
         if not file.exists():
             score = score_images(load_net(net), test)
-            write_json(file, {"net": net, "test": score, "macs": macs(load_net(net)), "hardware": hardware()})
+            model = load_net(net)
+            size = {"parameters": sum(p.numel() for p in model.parameters()), "macs": macs(model)}
+            write_json(file, {"net": net, "test": score, **size, "hardware": hardware()})
     for seed, keep, net, method in itertools.product(asked.seeds, asked.keep, asked.nets, asked.methods):
         file = RESULTS / f"{net}-{method}-{keep}-{seed}.json"
         if file.exists():

@@ -21,10 +21,10 @@ class FilterRecipe:
         keep_ratio: part of the whole network to keep, in (0, 1].
         measure: what is counted: "parameters", "macs" (multiplications of one example) or "bytes" (parameters and
             buffers).
-        method: how channels are scored: "pfp" (sensitivities, Liebenwein et al., ICLR 2020), "l1" or "l2" (length of
-            the filter), "batchnorm" (scale of the norm behind it), "taylor" (first-order change of the loss against
-            the network's own predictions), "random", "reconstruction" (ours: channels go one by one, the one whose
-            loss the others make good best first).
+        method: how channels are scored: "reconstruction" (ours: channels go one by one, the one whose loss the others
+            make good best first), "pfp" (sensitivities, Liebenwein et al., ICLR 2020), "l1" or "l2" (length of the
+            filter), "batchnorm" (scale of the norm behind it), "taylor" (first-order change of the loss against the
+            network's own predictions), "random".
         variant: of "pfp": "deterministic" keeps the most sensitive channels, "random" draws them by importance and
             re-weights, "hybrid" keeps for sure what would be drawn anyway and draws the rest.
         allocation: how many channels each layer keeps: "epsilon" (one error bound for all layers; "pfp" only),
@@ -45,7 +45,7 @@ class FilterRecipe:
 
     keep_ratio: float = 0.5
     measure: str = "parameters"
-    method: str = "pfp"
+    method: str = "reconstruction"
     variant: str = "deterministic"
     allocation: str = "auto"
     delta: float | None = None

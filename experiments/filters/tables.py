@@ -1,0 +1,79 @@
+"""Tables of the pruning experiment, from its JSON; used by readme_tables.py."""
+
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from shared import ROOT, read_json
+
+LABELS = {
+    "reconstruction": "**foldflat default** (one by one, refitted)",
+    "pfp": "PFP, deterministic",
+    "pfp-random": "PFP, random",
+    "pfp-hybrid": "PFP, hybrid",
+    "l1": "L1",
+    "l2": "L2",
+    "batchnorm": "batch norm scale",
+    "taylor": "Taylor",
+    "random": "random",
+    "torch-pruning-magnitude": "Torch-Pruning, magnitude",
+    "torch-pruning-taylor": "Torch-Pruning, Taylor",
+    "pfp-refit": "PFP, refitted",
+    "l2-refit": "L2, refitted",
+}
+NETS = {"resnet20": "ResNet-20", "vgg": "plain VGG", "projection": "ResNet with projections"}
+RATIOS = (0.8, 0.6, 0.4, 0.2)
+FOLDER = ROOT / "experiments" / "filters"
+
+
+def cells() -> list[dict[str, Any]]:
+    """Return every cell that was run, baselines among them."""
+    return [read_json(file) for file in sorted((FOLDER / "results").glob("*.json"))]
+
+
+def accuracies(found: list[dict[str, Any]], net: str, method: str, keep: float, when: str) -> list[float]:
+    """Return accuracies in percent, one for each seed."""
+    chosen = (c for c in found if (c["net"], c.get("method"), c.get("keep_ratio")) == (net, method, keep))
+    return [100 * cell[when]["accuracy"] for cell in chosen if when in cell]
+
+
+def comparison() -> str:
+    """Return a table for each network: accuracy before and after retraining by method and size."""
+    found = cells()
+    return "\n\n".join(_of_net(found, net) for net in NETS)
+
+
+def _of_net(found: list[dict[str, Any]], net: str) -> str:
+    baseline = next(cell for cell in found if cell["net"] == net and "test" in cell)
+    lines = [f"**{NETS[net]}**, {100 * baseline['test']['accuracy']:.1f} % unpruned:", ""]
+    lines.append("| method | " + " | ".join(f"{keep:.0%}: before | after" for keep in RATIOS) + " |")
+    lines.append("|---|" + "---|---|" * len(RATIOS))
+    for method, label in LABELS.items():
+        values = [accuracies(found, net, method, keep, when) for keep in RATIOS for when in ("before", "after")]
+        if any(values):
+            lines.append(f"| {label} | {' | '.join(map(_spread, values))} |")
+        elif failures := {c["failed"] for c in found if (c["net"], c.get("method")) == (net, method) and "failed" in c}:
+            lines.append(f"| {label} | {min(failures)} {'| ' * 2 * len(RATIOS)}".rstrip() + " |")
+    return "\n".join(lines)
+
+
+def networks() -> str:
+    """Return what the networks are, and how they score."""
+    lines = ["| name | shortcuts | parameters | MMACs | accuracy |", "|---|---|---|---|---|"]
+    shortcuts = {"resnet20": "zero-padded, without parameters", "vgg": "none", "projection": "1 x 1 projections"}
+    lines += [
+        f"| `{cell['net']}` | {shortcuts[cell['net']]} | {cell['parameters']:,} | {cell['macs'] / 1e6:.1f} | "
+        f"{cell['test']['accuracy']:.2%} |"
+        for cell in cells()
+        if "test" in cell
+    ]
+    return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return "-"
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
