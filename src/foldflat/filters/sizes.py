@@ -31,7 +31,11 @@ class NetworkSize:
         self._patterns: list[Tensor] = []
         numbers: dict[tuple[int, ...], int] = {}
         self._tensors: list[_Stored] = []
-        positions = {f"{name}.weight": layer.positions for name, layer in channels.layers.items()}
+        tensors = named_tensors(model)
+        positions: dict[int, int] = {}
+        for name, layer in channels.layers.items():
+            weight = tensors.get(f"{name}.weight")
+            positions[id(weight)] = positions.get(id(weight), 0) + layer.positions
         for name, tensor in _distinct(model, channels).items():
             fixed, followed = 1, []
             for axis, size in enumerate(tensor.shape):
@@ -45,7 +49,7 @@ class NetworkSize:
                     self._patterns.append(ids)
                 followed.append(numbers[key])
             parameter = isinstance(tensor, nn.Parameter)
-            macs = positions.get(name, 0) if tensor.ndim > 1 else 0
+            macs = positions.get(id(tensor), 0) if tensor.ndim > 1 else 0
             self._tensors.append(_Stored(fixed, tuple(followed), parameter, macs, tensor.element_size()))
 
     def after(self, kept: Tensor) -> Sizes:
