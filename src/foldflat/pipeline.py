@@ -19,8 +19,9 @@ from foldflat.embedding.weights import resolve_row_weights
 from foldflat.errors import NoEmbeddingError, PlanMismatchError, RecipeError, UnsupportedModelError
 from foldflat.filters.plan import FilterPlan
 from foldflat.filters.planning import plan_filters
-from foldflat.filters.pruning import check_fits_network, prune, pruning_report
+from foldflat.filters.pruning import check_fits_network, layout_after, prune, pruning_report
 from foldflat.filters.recipe import FilterRecipe
+from foldflat.filters.refitting import fitted_again
 from foldflat.model import hub
 from foldflat.model.probe import FoundTable, find_tables
 from foldflat.model.size import model_size_bytes
@@ -98,14 +99,15 @@ def apply(model: Model, plan: EmbeddingPlan | FilterPlan, calibration: Any = Non
     """Return a compressed copy of a model, as a plan says; the given model is not changed.
 
     A plan read from JSON is fitted again with its seed, which gives the same subspaces for the same weights; so is
-    one made for other weights, which the report then says. `calibration` is needed where the recipe counts tokens. A
-    plan for filters says all that is to be done: nothing is measured again.
+    one made for other weights, which the report then says. `calibration` is needed where the recipe counts tokens, and
+    where a plan for filters fits weights again (`refit`) and was read from JSON or made for other weights; any other
+    plan for filters says all that is to be done, and nothing is measured again.
 
     Raises:
-        PlanMismatchError: the plan is for other names, shapes or ties, or its row weights are not at hand.
+        PlanMismatchError: the plan is for other names, shapes or ties, or what it needs to be fitted is not at hand.
     """
     if isinstance(plan, FilterPlan):
-        return _apply_filters(_network(model), plan)
+        return _apply_filters(_network(model), plan, calibration)
     if not isinstance(plan, EmbeddingPlan):
         raise PlanMismatchError(f"the plan is a {type(plan).__name__}; hint: `foldflat.plan` makes one")
     module = as_module(model)
@@ -174,7 +176,9 @@ def densify_model(model: nn.Module) -> nn.Module:
         if isinstance(module, CompressedHead):
             weight = embeddings[id(module.embedding)].weight
             dense = replace_module(dense, name, module.to_linear(weight))
-    return hub.strip(dense)
+    layout = hub.pruned_layout(model)
+    dense = hub.strip(dense)
+    return dense if layout is None else hub.adapt(dense, [], layout)
 
 
 def _network(model: Model) -> nn.Module:
@@ -183,12 +187,13 @@ def _network(model: Model) -> nn.Module:
     raise UnsupportedModelError(f"the model is a {type(model).__name__}; hint: filters are those of a torch module")
 
 
-def _apply_filters(module: nn.Module, plan: FilterPlan) -> Result:
+def _apply_filters(module: nn.Module, plan: FilterPlan, calibration: Any) -> Result:
     started = time.perf_counter()
     warnings = check_fits_network(plan, module)
-    pruned = prune(module, plan)
-    layout = {"shapes": plan.shapes_after(), "attributes": plan.attributes}
-    pruned = hub.adapt(pruned, [], layout)
+    if plan.axes and plan.recipe_object().asked_refit and (warnings or not plan.refits):
+        plan = fitted_again(module, plan, calibration)
+    layout = layout_after(plan, hub.pruned_layout(module))
+    pruned = hub.adapt(prune(module, plan), hub.replaced_tables(module), layout)
     report = pruning_report(plan, warnings)
     report["model_size_bytes_before"] = model_size_bytes(module)
     report["model_size_bytes_after"] = model_size_bytes(pruned)
@@ -229,7 +234,7 @@ def _apply(module: nn.Module, plan: EmbeddingPlan, fits: dict[str, CompressedEmb
     for table in plan.tables:
         fitted = fits[table.names[0]].train(modules[table.names[0]].training)
         compressed = place(compressed, table.names, table.heads, fitted)
-    compressed = hub.adapt(compressed, [hub_entry(table) for table in plan.tables])
+    compressed = hub.adapt(compressed, [hub_entry(table) for table in plan.tables], hub.pruned_layout(module))
     report["model_size_bytes_after"] = model_size_bytes(compressed)
     report["seconds"] = sum(table.seconds for table in plan.tables) + time.perf_counter() - started
     return Result(compressed, plan, report)

@@ -1,15 +1,16 @@
 """How many channels each group keeps: one number decides for the whole network, and is searched for."""
 
+import bisect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from foldflat.budget import convex_slopes, counts_at
-from foldflat.filters.bounds import expected_distinct, samples_needed
-from foldflat.filters.elimination import Elimination
+from foldflat.filters.bounds import epsilon_supported, expected_distinct, samples_needed
 from foldflat.filters.sampling import draw_hybrid, draw_random
 
 __all__ = ["Candidate", "Choice", "Family", "by_epsilon", "by_error", "by_share", "by_threshold", "largest_within"]
@@ -28,6 +29,7 @@ class Candidate:
         patches, kernel_area: of the layer that reads the channels: windows of one example, positions of a window.
         width: entries of the layers' axis that each channel stands for.
         fixed: entries of that axis that stay in any case.
+        order: (c,) positions, the one that stays longest first; None: by scores.
     """
 
     scores: Tensor
@@ -35,6 +37,19 @@ class Candidate:
     kernel_area: int = 1
     width: int = 1
     fixed: int = 0
+    order: Tensor | None = None
+
+    @property
+    def ranking(self) -> Tensor:
+        """Return (c,) positions, the one that stays longest first."""
+        if self.order is not None:
+            return self.order
+        return self.scores.sort(descending=True, stable=True).indices
+
+    def counts(self, round_to: int) -> list[int]:
+        """Return the numbers of channels that leave a width divisible by `round_to`, and all of them."""
+        c = len(self.scores)
+        return [n for n in range(1, c) if (n * self.width + self.fixed) % round_to == 0] + [c]
 
     @property
     def probabilities(self) -> Tensor:
@@ -73,32 +88,37 @@ def by_epsilon(
     Returns:
         the family, and the epsilon of each of its numbers.
     """
-    high, low = _EPSILON_RANGE[1], _EPSILON_RANGE[0]
+    low, high = _EPSILON_RANGE
 
-    def epsilon(t: float) -> float:
+    def asked(t: float) -> float:
         return float(high ** (1 - 2 * min(t, 0.5)) * low ** (2 * min(t, 0.5)))
 
     def draws(candidate: Candidate, t: float) -> int:
-        needed = samples_needed(
-            float(candidate.scores.sum()), epsilon(t), delta, candidate.patches, candidate.kernel_area
+        total = float(candidate.scores.sum())
+        if total <= 0:
+            return 0
+        return min(samples_needed(total, asked(t), delta, candidate.patches, candidate.kernel_area), _MOST_DRAWS)
+
+    def epsilon(t: float) -> float:
+        supported = (
+            epsilon_supported(float(group.scores.sum()), m, delta, group.patches, group.kernel_area)
+            for group in candidates
+            if (m := draws(group, t))
         )
-        return max(1, min(needed, _MOST_DRAWS))
+        return max(asked(t), *supported, 0.0)
 
     def chosen(t: float) -> list[Choice]:
+        extra = max(0.0, 2 * t - 1)
         found = []
         for candidate, seed in zip(candidates, seeds, strict=True):
             m = draws(candidate, t)
-            extra = max(0.0, 2 * t - 1)
-            if variant == "deterministic":
-                distinct = float(expected_distinct(candidate.probabilities, m))
+            if variant == "deterministic" or m == 0 or extra >= 1:
+                distinct = expected_distinct(candidate.probabilities, m) if m else 1.0
                 # channels that calibration never saw are in no draw, and come back last
                 count = distinct + extra * (len(candidate.scores) - distinct)
-                found.append(_top(candidate, _rounded(candidate, count, round_to)))
-            elif extra >= 1:
-                found.append(_top(candidate, len(candidate.scores)))
+                found.append(replace(_top(candidate, _rounded(candidate, count, round_to)), draws=m))
             else:
-                sample = (draw_random if variant == "random" else draw_hybrid)(candidate.probabilities, m, seed)
-                found.append(Choice(sample.kept, sample.factors, m))
+                found.append(_drawn(candidate, variant, m, seed, extra))
         return found
 
     return chosen, epsilon
@@ -130,7 +150,7 @@ def by_threshold(candidates: Sequence[Candidate], round_to: int) -> Family:
 
 
 def by_error(
-    candidates: Sequence[Candidate], eliminations: Sequence[Elimination], prices: Sequence[float], round_to: int
+    candidates: Sequence[Candidate], errors: Sequence[NDArray[np.float64]], prices: Sequence[float], round_to: int
 ) -> Family:
     """Keep what makes the sum of the groups' errors smallest for what the channels take.
 
@@ -138,11 +158,12 @@ def by_error(
 
     Args:
         candidates: the groups.
-        eliminations: their orders and error curves.
+        errors: of each, (c + 1,) the error with 0, 1, .., c of its channels.
         prices: what one channel of each takes.
         round_to: as in FilterRecipe.
     """
-    slopes = [convex_slopes(elimination.errors) for elimination in eliminations]
+    # no group may lose all its channels
+    slopes = [convex_slopes(np.concatenate([[np.inf], curve[1:]])) for curve in errors]
     ratios = np.concatenate([slope / price for slope, price in zip(slopes, prices, strict=True)])
     useful = ratios[np.isfinite(ratios) & (ratios > 0)]
     high, low = (2 * useful.max(), useful.min() / 2) if len(useful) else (1.0, 1.0)
@@ -150,10 +171,7 @@ def by_error(
     def chosen(t: float) -> list[Choice]:
         multiplier = 0.0 if t >= 1 else high ** (1 - t) * low**t
         counts = counts_at(slopes, prices, multiplier)
-        return [
-            _chosen(elimination.order.flip(0), _rounded(candidate, count, round_to))
-            for candidate, elimination, count in zip(candidates, eliminations, counts, strict=True)
-        ]
+        return [_top(group, _rounded(group, count, round_to)) for group, count in zip(candidates, counts, strict=True)]
 
     return chosen
 
@@ -163,23 +181,24 @@ def largest_within(
     size: Callable[[list[Choice]], float],
     limit: float,
     candidates: Sequence[Candidate],
-    round_to: int = 1,
+    round_to: int,
 ) -> tuple[float, list[Choice]]:
     """Return the largest number at which a family takes at most `limit`, and what is kept there.
 
-    Where many channels come with the next larger number, as many of them as fit are kept as well, by their scores.
+    Where several groups grow at the next number, they do so one after the other as far as the limit goes: always in
+    the same order, so that a smaller limit keeps a part of what a larger one keeps.
 
     Args:
-        family: takes at most `limit` at 0.
-        size: of a network that keeps so much.
-        limit: in the same unit.
+        family: what is kept, by number.
+        size: of what is kept.
+        limit: at least what the family takes at 0.
         candidates: the groups.
         round_to: as in FilterRecipe.
     """
     low, high = 0.0, 1.0
-    chosen = family(high)
-    if size(chosen) <= limit:
-        return high, chosen
+    above = family(high)
+    if size(above) <= limit:
+        return high, above
     best = family(low)
     for _ in range(_STEPS):
         middle = (low + high) / 2
@@ -187,47 +206,57 @@ def largest_within(
         if size(chosen) <= limit:
             low, best = middle, chosen
         else:
-            high = middle
-    larger = family(high)
-    for i, (candidate, small, large) in enumerate(zip(candidates, best, larger, strict=True)):
-        for step in _between(small, large, candidate, round_to):
-            tried = [*best[:i], step, *best[i + 1 :]]
-            if size(tried) <= limit:
-                best = tried
-                break
+            high, above = middle, chosen
+    for number, candidate in enumerate(candidates):
+        before, behind = best[:number], best[number + 1 :]
+        steps = [[*before, step, *behind] for step in _between(candidate, best[number], above[number], round_to)]
+        fitting = bisect.bisect_right(steps, limit, key=size)
+        if fitting:
+            best = steps[fitting - 1]
+        if fitting < len(steps):
+            break
     return low, best
 
 
-def _between(small: Choice, large: Choice, candidate: Candidate, round_to: int) -> list[Choice]:
-    """Return what lies between two choices, the largest first; only the larger one where channels are drawn."""
-    extra = large.kept[~torch.isin(large.kept, small.kept)]
-    if not len(extra):
+def _between(candidate: Candidate, less: Choice, more: Choice, round_to: int) -> list[Choice]:
+    """Return what leads from one choice to a larger one: channel by channel where they are ranked, not drawn."""
+    if torch.equal(less.kept, more.kept) and torch.equal(less.factors, more.factors):
         return []
-    if large.draws:
-        return [large]
-    order = torch.cat([small.kept, extra[candidate.scores[extra].argsort(descending=True, stable=True)]])
-    counts = range(len(order), len(small.kept), -1)
-    return [_chosen(order, count) for count in counts if _fits(candidate, count, round_to)]
+    ranked = torch.equal(_top(candidate, len(more.kept)).kept, more.kept) and not bool((more.factors != 1).any())
+    if not ranked:
+        return [more]
+    counts = candidate.counts(round_to)
+    return [
+        *(_top(candidate, count) for count in counts if len(less.kept) < count < len(more.kept)),
+        more,
+    ]
+
+
+def _drawn(candidate: Candidate, variant: str, draws: int, seed: int, extra: float) -> Choice:
+    """Draw channels, and put back a part of those that no draw can bring."""
+    sample = (draw_random if variant == "random" else draw_hybrid)(candidate.probabilities, draws, seed)
+    never = (candidate.probabilities == 0).nonzero()[:, 0]
+    never = never[: round(extra * len(never))]
+    order = torch.cat([sample.kept, never]).sort()
+    factors = torch.cat([sample.factors, torch.ones(len(never), dtype=torch.float64)])
+    return Choice(order.values, factors[order.indices], draws)
 
 
 def _rounded(candidate: Candidate, count: float, round_to: int) -> int:
-    """Return at least one channel, and the number nearest to `count` that leaves a width divisible by `round_to`."""
+    """Return at least one channel, and the number nearest to `count` that leaves a width divisible by `round_to`.
+
+    All channels may stay whatever their number; a group in which no smaller number fits keeps them.
+    """
     most = len(candidate.scores)
     nearest = min(most, max(1, int(count + 0.5)))
-    if round_to == 1:
+    if round_to == 1 or nearest == most:
         return nearest
-    fitting = [n for n in range(1, most + 1) if _fits(candidate, n, round_to)]
-    return min(fitting, key=lambda n: (abs(n - nearest), n)) if fitting else most
-
-
-def _fits(candidate: Candidate, count: int, round_to: int) -> bool:
-    return (count * candidate.width + candidate.fixed) % round_to == 0
+    fitting = candidate.counts(round_to)
+    if len(fitting) > 1 and (most * candidate.width + candidate.fixed) % round_to:
+        fitting = fitting[:-1]
+    return min(fitting, key=lambda n: (abs(n - nearest), n))
 
 
 def _top(candidate: Candidate, count: int) -> Choice:
-    return _chosen(candidate.scores.sort(descending=True, stable=True).indices, count)
-
-
-def _chosen(order: Tensor, count: int) -> Choice:
-    kept = order[:count].sort().values
+    kept = candidate.ranking[:count].sort().values
     return Choice(kept, torch.ones(count, dtype=torch.float64))

@@ -1,18 +1,30 @@
 """Calibration data: one batch or many, checked once, and the inputs of layers as they pass."""
 
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from foldflat.errors import DataError
+from foldflat.errors import DataError, FoldflatError
 from foldflat.model.channels import call_arguments, inference_mode_of
 
-__all__ = ["batches_of", "examples_in", "first_examples", "run_batches", "watched_inputs"]
+__all__ = [
+    "batches_of",
+    "called_with",
+    "examples_in",
+    "first_examples",
+    "on_device_of",
+    "parts_of",
+    "run_batches",
+    "watched_inputs",
+    "with_example",
+]
 
 _EXAMPLES = 2
+_PART_ELEMENTS = 2**21
 
 
 def batches_of(calibration: Any) -> Iterator[Any]:
@@ -21,9 +33,13 @@ def batches_of(calibration: Any) -> Iterator[Any]:
     Raises:
         DataError: there are none, or one is empty or holds NaN or infinite numbers.
     """
-    batches = [calibration] if isinstance(calibration, (Tensor, Mapping, tuple)) else calibration
     if calibration is None:
         raise DataError("no calibration data are given; hint: about 200 images as they enter the network, no labels")
+    if not isinstance(calibration, Iterable):
+        raise DataError(
+            f"the calibration data are a {type(calibration).__name__}; hint: a tensor, or an iterable of batches"
+        )
+    batches = [calibration] if isinstance(calibration, (Tensor, Mapping, tuple)) else calibration
     found = False
     for number, batch in enumerate(batches):
         found = True
@@ -40,32 +56,66 @@ def examples_in(batch: Any) -> int:
 
 def first_examples(batch: Any) -> Any:
     """Return the first two examples of a batch, in its own form."""
-    if isinstance(batch, Tensor):
-        return batch[:_EXAMPLES]
-    if isinstance(batch, Mapping):
-        return {name: first_examples(value) for name, value in batch.items()}
-    return tuple(first_examples(value) for value in batch) if isinstance(batch, (tuple, list)) else batch
+    return _cut(batch, slice(_EXAMPLES), examples_in(batch))
 
 
-def run_batches(model: nn.Module, batches: Iterator[Any]) -> int:
-    """Send batches through a network in eval mode, on its device; return the number of examples.
+def parts_of(batch: Any) -> Iterator[Any]:
+    """Return a batch in parts of so few examples that what a network keeps for derivatives stays small."""
+    count = examples_in(batch)
+    step = max(1, _PART_ELEMENTS // max(1, sum(tensor.numel() for tensor in _tensors(batch)) // count))
+    for start in range(0, count, step):
+        yield batch if step >= count else _cut(batch, slice(start, start + step), count)
+
+
+def called_with(model: nn.Module, batch: Any) -> Any:
+    """Return what a network gives for a batch, which is moved to the network's device.
+
+    Raises:
+        DataError: the network does not accept it.
+    """
+    positional, named = call_arguments(on_device_of(model, batch))
+    try:
+        return model(*positional, **named)
+    except FoldflatError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in _tensors(batch))
+        raise DataError(
+            f"{type(model).__name__} does not accept calibration data of shape {shapes}: "
+            f"{next(iter(str(error).splitlines()), type(error).__name__)}\n"
+            "hint: a batch is what the network is called with, without labels: a tensor, a tuple or a dict"
+        ) from error
+
+
+def on_device_of(model: nn.Module, batch: Any) -> Any:
+    """Return a batch on the device of a network."""
+    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    return _moved(batch, device)
+
+
+def with_example(model: nn.Module, calibration: Any) -> tuple[Iterator[Any], Any]:
+    """Return the batches of calibration data, and two examples on the network's device to trace it with.
+
+    Raises:
+        DataError: there is no batch, or the network does not accept the first.
+    """
+    iterator = batches_of(calibration)
+    first = next(iterator)
+    example = on_device_of(model, first_examples(first))
+    run_batches(model, [example])
+    return itertools.chain([first], iterator), example
+
+
+def run_batches(model: nn.Module, batches: Iterable[Any]) -> int:
+    """Send batches through a network in eval mode; return the number of examples.
 
     Raises:
         DataError: the network does not accept a batch.
     """
-    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     examples = 0
     with inference_mode_of(model):
         for batch in batches:
-            positional, named = call_arguments(_moved(batch, device))
-            try:
-                model(*positional, **named)
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
-                shapes = ", ".join(str(tuple(tensor.shape)) for tensor in _tensors(batch))
-                raise DataError(
-                    f"{type(model).__name__} does not accept calibration data of shape {shapes}: "
-                    f"{str(error).splitlines()[0]}"
-                ) from error
+            called_with(model, batch)
             examples += examples_in(batch)
     return examples
 
@@ -101,6 +151,15 @@ def _tensors(batch: Any) -> list[Tensor]:
         return [batch]
     values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, (tuple, list)) else ()
     return [tensor for value in values for tensor in _tensors(value)]
+
+
+def _cut(batch: Any, part: slice, count: int) -> Any:
+    """Return some examples of a batch; a tensor of another length is no list of examples and stays whole."""
+    if isinstance(batch, Tensor):
+        return batch[part] if batch.ndim and len(batch) == count else batch
+    if isinstance(batch, Mapping):
+        return {name: _cut(value, part, count) for name, value in batch.items()}
+    return tuple(_cut(value, part, count) for value in batch) if isinstance(batch, (tuple, list)) else batch
 
 
 def _moved(batch: Any, device: torch.device) -> Any:

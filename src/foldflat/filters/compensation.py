@@ -7,10 +7,12 @@ from torch import Tensor, nn
 
 from foldflat.filters.covariances import Moments
 from foldflat.filters.elimination import refitted
-from foldflat.filters.readers import columns_of, merged_outputs, set_weights, weights_of
+from foldflat.filters.readers import columns_of, merged_outputs, set_weights, shift_target, weights_of
 from foldflat.model.channels import ChannelMap
 
-__all__ = ["mean_shifts", "refits"]
+__all__ = ["mean_shifts", "refits", "unshifted"]
+
+_DIGITS = 9  # of float32, so that a plan read from JSON does the same
 
 
 def mean_shifts(
@@ -18,7 +20,8 @@ def mean_shifts(
 ) -> dict[str, list[float]]:
     """Return by bias what to add to it, or by running mean what to take off it, for removed channels' means.
 
-    A layer without a bias hands its shift to the batch norm behind it; one with neither goes without.
+    A layer without a bias hands its shift to the batch norm behind it; one with neither cannot be given any, as
+    `unshifted` says.
 
     Args:
         model: the network before.
@@ -61,16 +64,17 @@ def refits(
     return weights, shifts
 
 
+def unshifted(model: nn.Module, channels: ChannelMap, kept: Tensor) -> list[str]:
+    """Return the layers that lose inputs and have nothing that takes the mean of what they lose."""
+    return [name for name in channels.readers_of(~kept) if shift_target(model, channels, name) is None]
+
+
 def _add_shift(
     shifts: dict[str, list[float]], model: nn.Module, channels: ChannelMap, name: str, shift: Tensor
 ) -> None:
     """Give a shift (groups, outputs of a group) to a layer's bias or to the norm behind it."""
-    module = model.get_submodule(name)
-    merged = merged_outputs(module, shift)
-    if getattr(module, "bias", None) is not None:
-        shifts[f"{name}.bias"] = merged.tolist()
-        return
-    behind = (norm for norm, other in channels.layers.items() if other.source == name)
-    norm = next((norm for norm in behind if (f"{norm}.running_mean", 0) in channels.axes), None)
-    if norm is not None:
-        shifts[f"{norm}.running_mean"] = (-merged).tolist()
+    target = shift_target(model, channels, name)
+    if target is not None:
+        merged = merged_outputs(model.get_submodule(name), shift)
+        signed = merged if target == f"{name}.bias" else -merged
+        shifts[target] = [float(f"{value:.{_DIGITS}g}") for value in signed.tolist()]

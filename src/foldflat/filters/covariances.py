@@ -10,10 +10,9 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, nn
 
 from foldflat.axes import blocks
-from foldflat.errors import DataError
-from foldflat.filters.calibration import batches_of, examples_in
-from foldflat.filters.readers import columns_of, outputs_of, weights_of, windows_of_inputs
-from foldflat.model.channels import ChannelMap, call_arguments
+from foldflat.filters.calibration import batches_of, called_with, examples_in, parts_of
+from foldflat.filters.readers import columns_of, outputs_of, shift_target, weights_of, windows_of_inputs
+from foldflat.model.channels import ChannelMap
 from foldflat.model.trial import first_output
 from foldflat.randomness import torch_generator
 
@@ -27,8 +26,9 @@ class Moments:
     Attributes:
         weights: (groups, outputs, columns) of the layer.
         columns: (groups, columns) channel numbers.
-        covariance: (groups, columns, columns) float32, of the columns over positions and examples.
-        mean: (groups, columns) float32.
+        covariance: (groups, columns, columns) float32, of the columns over positions and examples; about zero where
+            the layer has nothing that takes a shift.
+        mean: (groups, columns) float32; zero in that case.
         importance: (groups, outputs) expected squared derivative of the loss, in a unit in which losing all that the
             layer reads costs 1. In the loss's own unit early layers would hardly count, because errors add up behind
             them.
@@ -42,9 +42,9 @@ class Moments:
 
 
 def measure_moments(
-    model: nn.Module, channels: ChannelMap, calibration: Any, seed: int
+    model: nn.Module, channels: ChannelMap, going: Tensor, calibration: Any, seed: int
 ) -> tuple[dict[str, Moments], int]:
-    """Return by layer what it reads, for layers that read channels which may go; and the number of examples.
+    """Return by layer what it reads, for layers that read channels `going` (n_channels,); and the number of examples.
 
     The loss is the cross-entropy against labels drawn from the network's own predictions, so that the squared
     derivatives are the diagonal of its Fisher information.
@@ -52,33 +52,26 @@ def measure_moments(
     Raises:
         DataError: the data are missing, empty, not finite, or not what the network accepts.
     """
-    free = torch.zeros(channels.n_channels, dtype=torch.bool)
-    for group in channels.free_groups:
-        free[group.channels] = True
-    meters = {
-        name: _Meter(model.get_submodule(name), layer.inputs)
-        for name, layer in channels.layers.items()
-        if layer.op == "dense" and layer.inputs is not None and bool(free[layer.inputs].any())
-    }
+    meters = {}
+    for name in channels.readers_of(going):
+        inputs = channels.layers[name].inputs
+        assert inputs is not None
+        meters[name] = _Meter(model.get_submodule(name), inputs, shift_target(model, channels, name) is not None)
     generator = torch_generator(seed)
     examples = 0
     with _watched(model, meters):
         for batch in batches_of(calibration):
-            positional, named = call_arguments(batch)
-            try:
-                outputs = model(*positional, **named)
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
-                raise DataError(f"{type(model).__name__} does not accept the calibration data: {error}") from error
-            logits = first_output(outputs).flatten(1)
-            labels = torch.multinomial(logits.detach().softmax(1).cpu(), 1, generator=generator)[:, 0]
-            F.cross_entropy(logits, labels.to(logits.device), reduction="sum").backward()
+            for part in parts_of(batch):
+                logits = first_output(called_with(model, part)).flatten(1).float()
+                labels = torch.multinomial(logits.detach().softmax(1).cpu(), 1, generator=generator)[:, 0]
+                F.cross_entropy(logits, labels.to(logits.device), reduction="sum").backward()
             examples += examples_in(batch)
     return {name: meter.moments() for name, meter in meters.items()}, examples
 
 
 class _Meter:
-    def __init__(self, module: nn.Module, inputs: Tensor) -> None:
-        self._module, self._columns = module, columns_of(module, inputs)
+    def __init__(self, module: nn.Module, inputs: Tensor, centred: bool) -> None:
+        self._module, self._columns, self._centred = module, columns_of(module, inputs), centred
         self._rows = 0
         self._sums: Tensor | None = None
         self._products: Tensor | None = None
@@ -100,7 +93,7 @@ class _Meter:
     def moments(self) -> Moments:
         assert self._products is not None
         assert self._sums is not None
-        mean = self._sums / self._rows
+        mean = self._sums / self._rows if self._centred else torch.zeros_like(self._sums)
         covariance = self._products.div_(self._rows).sub_(mean[:, :, None] * mean[:, None, :])
         assert self._squares is not None
         weights, felt = weights_of(self._module).float(), outputs_of(self._module, self._squares)

@@ -20,7 +20,7 @@ class Elimination:
 
     Attributes:
         order: (c,) positions within the group, first to go first; the last one stays.
-        errors: (c + 1,) error with 0, 1, .., c channels left, infinite for none.
+        errors: (c + 1,) error with 0, 1, .., c channels left.
     """
 
     order: Tensor
@@ -28,10 +28,9 @@ class Elimination:
 
     @property
     def scores(self) -> Tensor:
-        """Return (c,) float64: by how much the error grows when each channel goes in its turn."""
-        steps = np.append(np.diff(self.errors[1:][::-1]), np.inf)
+        """Return (c,) float64: by how much the error grows when each channel goes in its turn, never decreasing."""
         scores = torch.empty(len(self.order), dtype=torch.float64)
-        scores[self.order] = torch.from_numpy(np.maximum.accumulate(np.maximum(steps, 0.0)))
+        scores[self.order] = torch.from_numpy(np.maximum.accumulate(np.diff(self.errors[::-1])))
         return scores
 
 
@@ -53,21 +52,18 @@ def eliminate(channels: Tensor, readers: list[Moments]) -> Elimination:
     systems = [system for system in systems if system.blocks is not None]
     c = len(channels)
     left = torch.ones(c, dtype=torch.bool)
-    order, errors = [], np.full(c + 1, np.inf)
-    errors[c], total = 0.0, 0.0
-    for count in range(c - 1, 0, -1):
+    order, errors = [], np.zeros(c + 1)
+    for count in range(c - 1, -1, -1):
         rises = torch.zeros(c, dtype=torch.float64)
         for system in systems:
             rises += system.rises()
         rises[~left] = torch.inf
         gone = int(rises.argmin())
-        total += max(0.0, float(rises[gone]))
+        errors[count] = errors[count + 1] + max(0.0, float(rises[gone]))
         for system in systems:
             system.remove(gone)
         left[gone] = False
         order.append(gone)
-        errors[count] = total
-    order.append(int(left.nonzero()[0]))
     return Elimination(torch.tensor(order), errors)
 
 

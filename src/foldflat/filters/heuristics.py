@@ -8,8 +8,8 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, nn
 
 from foldflat.errors import RecipeError
-from foldflat.filters.calibration import batches_of
-from foldflat.model.channels import ChannelMap, call_arguments
+from foldflat.filters.calibration import batches_of, called_with, examples_in
+from foldflat.model.channels import ChannelMap
 from foldflat.model.trial import first_output
 from foldflat.randomness import torch_generator
 
@@ -50,19 +50,22 @@ def batchnorm_scales(model: nn.Module, channels: ChannelMap) -> Tensor:
     return totals / counts.clamp_min(1)
 
 
-def taylor_scores(model: nn.Module, channels: ChannelMap, calibration: Any) -> Tensor:
-    """Return (n_channels,) the squared first-order change of the loss if a channel's filters become zero.
+def taylor_scores(model: nn.Module, channels: ChannelMap, calibration: Any) -> tuple[Tensor, int]:
+    """Return (n_channels,) the squared first-order change of the loss without a channel's filters; and the examples.
 
     The loss is the cross-entropy against the network's own predictions; squares are averaged over batches and summed
-    over layers.
+    over layers. What a network keeps for derivatives grows with the size of a batch.
+
+    Raises:
+        DataError: the data are missing, empty, not finite, or not what the network accepts.
 
     Source: Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019, equation 8.
     """
-    scores, found = _zeros(channels), 0
-    for gradients in _gradients(model, calibration):
+    scores = _zeros(channels)
+    sizes: list[int] = []
+    for gradients in _gradients(model, calibration, sizes):
         scores += _over_producers(model, channels, lambda weight: weight.sum(1).square(), gradients, relative=False)
-        found += 1
-    return scores / found
+    return scores / len(sizes), sum(sizes)
 
 
 def random_scores(channels: ChannelMap, seed: int) -> Tensor:
@@ -101,8 +104,8 @@ def _filters(module: nn.Module, weight: Tensor) -> Tensor:
     return by_group.flatten(0, 1).flatten(1)
 
 
-def _gradients(model: nn.Module, calibration: Any) -> Iterator[dict[str, Tensor]]:
-    """Yield by weight its product with the gradient of each batch's loss."""
+def _gradients(model: nn.Module, calibration: Any, sizes: list[int]) -> Iterator[dict[str, Tensor]]:
+    """Yield by weight its product with the gradient of each batch's loss; append the batch's number of examples."""
     modes = [(module, module.training) for module in model.modules()]
     weights = {name: tensor for name, tensor in model.named_parameters() if tensor.ndim > 1}
     required = {name: tensor.requires_grad for name, tensor in weights.items()}
@@ -111,9 +114,9 @@ def _gradients(model: nn.Module, calibration: Any) -> Iterator[dict[str, Tensor]
         for tensor in weights.values():
             tensor.requires_grad_(True)
         for batch in batches_of(calibration):
-            positional, named = call_arguments(batch)
+            sizes.append(examples_in(batch))
             with torch.enable_grad():
-                logits = first_output(model(*positional, **named)).flatten(1)
+                logits = first_output(called_with(model, batch)).flatten(1).float()
                 loss = F.cross_entropy(logits, logits.argmax(1))
             found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             yield {

@@ -73,6 +73,7 @@ class FilterPlan:
         delta: probability that the bound fails, supported by the calibration data; None as above.
         examples: of the calibration data.
         seconds: time to trace, measure and decide.
+        notes: what could not be done as asked.
     """
 
     recipe: dict[str, Any]
@@ -92,6 +93,7 @@ class FilterPlan:
     delta: float | None = None
     examples: int = 0
     seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
     refits: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -122,7 +124,14 @@ class FilterPlan:
 
     def to_json(self) -> str:
         """Return the plan as JSON, a line for each group."""
-        return json.dumps(self.to_dict(), indent=1)
+        lines = []
+        for key, value in self.to_dict().items():
+            if isinstance(value, list) and value and isinstance(value[0], dict):
+                parts = ",\n  ".join(map(json.dumps, value))
+                lines.append(f" {json.dumps(key)}: [\n  {parts}\n ]")
+            else:
+                lines.append(f" {json.dumps(key)}: {json.dumps(value)}")
+        return "{\n" + ",\n".join(lines) + "\n}\n"
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:

@@ -1,6 +1,8 @@
 """From a recipe and a network to a plan: trace, score, decide how much of each group stays."""
 
+import itertools
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -9,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foldflat.errors import BudgetError, DataError, UnsupportedModelError
+from foldflat.errors import BudgetError, DataError, RecipeError, UnsupportedModelError
 from foldflat.filters.allocation import (
     Candidate,
     Choice,
@@ -21,8 +23,8 @@ from foldflat.filters.allocation import (
     largest_within,
 )
 from foldflat.filters.bounds import delta_supported
-from foldflat.filters.calibration import batches_of, first_examples
-from foldflat.filters.compensation import mean_shifts, refits
+from foldflat.filters.calibration import with_example
+from foldflat.filters.compensation import mean_shifts, refits, unshifted
 from foldflat.filters.plan import FilterPlan, GroupPlan
 from foldflat.filters.recipe import FilterRecipe
 from foldflat.filters.scoring import Scores, score_channels
@@ -37,7 +39,9 @@ from foldflat.randomness import spawn_seeds
 __all__ = ["plan_filters"]
 
 _DIGITS = 6
+_FACTOR_DIGITS = 9
 _MOST_DELTA = 0.5
+_MOST_NAMED = 8
 
 
 def plan_filters(
@@ -60,7 +64,7 @@ def plan_filters(
     started = time.perf_counter()
     say = watch or (lambda _: None)
     say("Tracing the network")
-    batches, example = _with_example(calibration)
+    batches, example = with_example(model, calibration)
     channels = _excluded(tried(model, trace_channels(model, example), example), recipe)
     if not channels.free_groups:
         raise UnsupportedModelError(_nothing_free(model, channels))
@@ -96,6 +100,8 @@ def plan_filters(
         examples=scores.examples,
     )
     _fill_axes(plan, channels, kept)
+    if recipe.compensate and not recipe.asked_refit:
+        plan.notes = [_unshifted_note(name) for name in unshifted(model, channels, kept)]
     if recipe.asked_refit:
         say("Fitting weights to what stays")
         plan.refits, plan.shifts = refits(model, channels, kept, scores.moments)
@@ -103,20 +109,16 @@ def plan_filters(
     return plan
 
 
-def _with_example(calibration: Any) -> tuple[Any, Any]:
-    """Return calibration data that can be read once more from the start, and two examples of it."""
-    iterator = batches_of(calibration)
-    first = next(iterator)
-
-    def chained() -> Any:
-        yield first
-        yield from iterator
-
-    return chained(), first_examples(first)
-
-
 def _excluded(channels: ChannelMap, recipe: FilterRecipe) -> ChannelMap:
     """Mark groups that an excluded layer makes as ones that stay."""
+    makers = {name for group in channels.groups for name in group.producers}
+    patterns = (recipe.exclude,) if isinstance(recipe.exclude, str) else recipe.exclude
+    for pattern in patterns:
+        if not any(matches(name, pattern) for name in makers):
+            raise RecipeError(
+                f"`exclude` has {pattern!r}, which matches no layer with filters; hint: they are called "
+                f"{', '.join(sorted(makers)[:_MOST_NAMED])}{', ..' if len(makers) > _MOST_NAMED else ''}"
+            )
     groups = [
         ChannelGroup(g.name, g.producers, g.consumers, g.channels, g.reason or "excluded by the recipe", g.note)
         if any(matches(name, recipe.exclude) for name in g.producers)
@@ -124,6 +126,10 @@ def _excluded(channels: ChannelMap, recipe: FilterRecipe) -> ChannelMap:
         for g in channels.groups
     ]
     return ChannelMap(channels.n_channels, channels.axes, channels.layers, groups, channels.blocked)
+
+
+def _unshifted_note(name: str) -> str:
+    return f"`{name}` has neither a bias nor a batch norm behind it, so the mean of what it loses is not made good"
 
 
 def _nothing_free(model: nn.Module, channels: ChannelMap) -> str:
@@ -136,7 +142,8 @@ def _delta(channels: ChannelMap, recipe: FilterRecipe, scores: Scores) -> float:
     if recipe.method != "pfp":
         return _MOST_DELTA
     widths = [len(group.channels) for group in channels.free_groups]
-    supported = delta_supported(scores.examples, sum(widths), max(widths))
+    # thousands of examples support less than a float holds
+    supported = max(delta_supported(scores.examples, sum(widths), max(widths)), sys.float_info.min)
     if recipe.delta is None:
         return supported
     if recipe.delta < supported:
@@ -151,11 +158,17 @@ def _search(
     model: nn.Module, channels: ChannelMap, recipe: FilterRecipe, scores: Scores, delta: float
 ) -> tuple[list[Choice], float | None]:
     """Return what every free group keeps, and the epsilon behind it."""
-    candidates = [_candidate(model, channels, group, scores.values) for group in channels.free_groups]
+    orders = [elimination.order.flip(0) for elimination in scores.eliminations]
+    candidates = [
+        _candidate(model, channels, group, scores.values, order)
+        for group, order in itertools.zip_longest(channels.free_groups, orders)
+    ]
     size = NetworkSize(model, channels)
     if recipe.asked_allocation == "error":
         prices = _prices(channels, size, recipe.measure)
-        family, epsilon_of = by_error(candidates, scores.eliminations, prices, recipe.round_to), None
+        errors = [elimination.errors for elimination in scores.eliminations]
+        family: Family = by_error(candidates, errors, prices, recipe.round_to)
+        epsilon_of = None
     else:
         family, epsilon_of = _family(recipe, candidates, delta)
 
@@ -194,7 +207,9 @@ def _prices(channels: ChannelMap, size: NetworkSize, measure: str) -> list[float
     return found
 
 
-def _candidate(model: nn.Module, channels: ChannelMap, group: ChannelGroup, scores: Tensor) -> Candidate:
+def _candidate(
+    model: nn.Module, channels: ChannelMap, group: ChannelGroup, scores: Tensor, order: Tensor | None
+) -> Candidate:
     readers = [channels.layers[name] for name in group.consumers]
     outputs = channels.layers[group.name].outputs
     assert outputs is not None
@@ -205,6 +220,7 @@ def _candidate(model: nn.Module, channels: ChannelMap, group: ChannelGroup, scor
         max(_kernel_area(model, reader) for reader in readers),
         own // len(group.channels),
         len(outputs) - own,
+        order,
     )
 
 
@@ -236,11 +252,11 @@ def _group_plan(
         list(group.consumers),
         len(own),
         choice.kept.tolist(),
-        [float(f"{value:.{_DIGITS}g}") for value in own.tolist()],
+        _rounded(own, _DIGITS),
         note=group.note,
     )
     if bool((choice.factors != 1).any()):
-        plan.factors = choice.factors.tolist()
+        plan.factors = _rounded(choice.factors, _FACTOR_DIGITS)
     if recipe.method == "pfp":
         plan.total_sensitivity = float(own.sum())
         plan.draws = choice.draws
@@ -263,8 +279,12 @@ def _scales(model: nn.Module, channels: ChannelMap, chosen: list[Choice], kept: 
             continue
         values = factors[ids][kept[ids]]
         if bool((values != 1).any()):
-            found[f"{name}.weight"] = {"axis": axis, "values": values.tolist()}
+            found[f"{name}.weight"] = {"axis": axis, "values": _rounded(values, _FACTOR_DIGITS)}
     return found
+
+
+def _rounded(values: Tensor, digits: int) -> list[float]:
+    return [float(f"{value:.{digits}g}") for value in values.tolist()]
 
 
 def _fill_axes(plan: FilterPlan, channels: ChannelMap, kept: Tensor) -> None:

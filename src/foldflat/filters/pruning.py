@@ -12,7 +12,7 @@ from foldflat.model.channels import named_tensors
 from foldflat.model.removal import remove_channels
 from foldflat.model.size import state_sha256
 
-__all__ = ["check_fits_network", "prune", "pruning_report"]
+__all__ = ["check_fits_network", "layout_after", "prune", "pruning_report"]
 
 
 def prune(model: nn.Module, plan: FilterPlan) -> nn.Module:
@@ -78,8 +78,22 @@ def pruning_report(plan: FilterPlan, warnings: list[str]) -> dict[str, Any]:
         "delta": plan.delta,
         "examples": plan.examples,
         "recipe": plan.recipe,
-        "warnings": warnings,
+        "warnings": [*plan.notes, *warnings],
     }
+
+
+def layout_after(plan: FilterPlan, before: dict[str, Any] | None) -> dict[str, Any]:
+    """Return by how much a pruned network differs from a fresh one: shapes by tensor, attributes by module.
+
+    Args:
+        plan: of the last pruning.
+        before: this of the network that it pruned, None where that was a fresh one.
+    """
+    before = before or {"shapes": {}, "attributes": {}}
+    attributes = {name: dict(values) for name, values in before["attributes"].items()}
+    for name, values in plan.attributes.items():
+        attributes.setdefault(name, {}).update(values)
+    return {"shapes": {**before["shapes"], **plan.shapes_after()}, "attributes": attributes}
 
 
 def _check_shapes(plan: FilterPlan, model: nn.Module) -> None:

@@ -6,7 +6,17 @@ from typing import Any
 import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, nn
 
-__all__ = ["columns_of", "merged_outputs", "outputs_of", "set_weights", "weights_of", "windows_of_inputs"]
+from foldflat.model.channels import ChannelMap
+
+__all__ = [
+    "columns_of",
+    "merged_outputs",
+    "outputs_of",
+    "set_weights",
+    "shift_target",
+    "weights_of",
+    "windows_of_inputs",
+]
 
 
 def weights_of(module: nn.Module) -> Tensor:
@@ -79,6 +89,15 @@ def merged_outputs(module: nn.Module, values: Tensor) -> Tensor:
         return values.flatten()
     area, step = (math.prod(_tuple(getattr(module, name))) for name in ("kernel_size", "stride"))
     return values.reshape(len(values), -1, area).sum(2).flatten() / step
+
+
+def shift_target(model: nn.Module, channels: ChannelMap, name: str) -> str | None:
+    """Return what takes a shift of a layer's outputs: its bias, or the running mean of the norm behind it."""
+    if getattr(model.get_submodule(name), "bias", None) is not None:
+        return f"{name}.bias"
+    behind = (norm for norm, other in channels.layers.items() if other.source == name)
+    means = (f"{norm}.running_mean" for norm in behind)
+    return next((mean for mean in means if (mean, 0) in channels.axes), None)
 
 
 def _unfolded(module: nn.Module, padded: Tensor) -> Tensor:

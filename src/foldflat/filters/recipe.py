@@ -94,6 +94,7 @@ class FilterRecipe:
             ("allocation", self.asked_allocation != "epsilon", "draws by one epsilon"),
             ("round_to", self.round_to > 1, "keeps as many channels as chance wants"),
             ("refit", bool(self.refit), "re-weights what it draws"),
+            ("compensate", self.compensate, "makes good on average what it does not draw"),
         ):
             if clashes:
                 raise RecipeError(

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foldflat.errors import DataError
 from foldflat.filters.calibration import batches_of, run_batches, watched_inputs
 from foldflat.filters.covariances import Moments, measure_moments
 from foldflat.filters.elimination import Elimination, eliminate
@@ -57,7 +56,7 @@ def score_channels(model: nn.Module, channels: ChannelMap, recipe: FilterRecipe,
     if recipe.method == "pfp" or (recipe.compensate and not recipe.asked_refit):
         scores = _measured(model, channels, recipe, batches)
     if recipe.asked_refit or recipe.method == "reconstruction":
-        scores.moments, scores.examples = measure_moments(model, channels, batches, recipe.seed)
+        scores.moments, scores.examples = measure_moments(model, channels, channels.free_channels, batches, recipe.seed)
     if recipe.method == "reconstruction":
         _eliminate(channels, scores)
     elif recipe.method != "pfp":
@@ -65,10 +64,15 @@ def score_channels(model: nn.Module, channels: ChannelMap, recipe: FilterRecipe,
             "l1": lambda: filter_norms(model, channels, 1),
             "l2": lambda: filter_norms(model, channels, 2),
             "batchnorm": lambda: batchnorm_scales(model, channels),
-            "taylor": lambda: taylor_scores(model, channels, batches),
+            "taylor": lambda: _taylor(model, channels, batches, scores),
             "random": lambda: random_scores(channels, recipe.seed),
         }[recipe.method]()
     return scores
+
+
+def _taylor(model: nn.Module, channels: ChannelMap, batches: Any, scores: Scores) -> Tensor:
+    values, scores.examples = taylor_scores(model, channels, batches)
+    return values
 
 
 def _eliminate(channels: ChannelMap, scores: Scores) -> None:
@@ -80,17 +84,12 @@ def _eliminate(channels: ChannelMap, scores: Scores) -> None:
 
 def _measured(model: nn.Module, channels: ChannelMap, recipe: FilterRecipe, calibration: Any) -> Scores:
     """Watch the inputs of every layer that reads channels which may go."""
-    free = torch.zeros(channels.n_channels, dtype=torch.bool)
-    for group in channels.free_groups:
-        free[group.channels] = True
-    meters = {}
-    for name, layer in channels.layers.items():
-        if layer.op == "dense" and layer.inputs is not None and bool(free[layer.inputs].any()):
-            meters[name] = _Meter(model.get_submodule(name), layer, recipe)
+    meters = {
+        name: _Meter(model.get_submodule(name), channels.layers[name], recipe)
+        for name in channels.readers_of(channels.free_channels)
+    }
     with watched_inputs(model, {name: meter.update for name, meter in meters.items()}):
         examples = run_batches(model, batches_of(calibration))
-    if examples == 0:
-        raise DataError("the calibration data hold no example")
     values = torch.zeros(channels.n_channels, dtype=torch.float64)
     for meter in meters.values():
         meter.spread(values)
@@ -108,7 +107,7 @@ class _Meter:
         linear = isinstance(module, nn.Linear)
         repeated = linear and len(self._ids) < len(columns)
         self._inputs = layer.inputs if not repeated else self._ids
-        self._axis = -1 if linear else 1
+        self._axis, self._groups = (-1, 1) if linear else (1, int(module.groups))  # type: ignore[arg-type]
         self._sums: Tensor | None = None
         self._count = 0
         self._averaged = recipe.compensate
@@ -129,8 +128,11 @@ class _Meter:
         """Raise the scores (n_channels,) of the channels that this layer reads to what it says of them."""
         if self._meter is None:
             return
-        found = self._meter.value.double().cpu()
-        values.scatter_reduce_(0, self._inputs, found, "amax")
+        rows = len(self._inputs) // self._groups
+        for ids, found in zip(self._inputs.split(rows), self._meter.value.double().cpu().split(rows), strict=True):
+            # inputs of one output that go together: what they lose together is at most the sum of their shares
+            together = torch.zeros_like(values).index_add_(0, ids, found).clamp_max_(1)
+            torch.maximum(values, together, out=values)
 
     def mean(self) -> Tensor:
         """Return (inputs,) the mean of each input channel, for a linear layer of each column."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 __all__ = ["ChannelGroup", "ChannelMap", "Layer", "named_tensors"]
@@ -77,6 +78,22 @@ class ChannelMap:
     def free_groups(self) -> list[ChannelGroup]:
         """Return the groups of which channels may be removed."""
         return [group for group in self.groups if group.is_free]
+
+    @property
+    def free_channels(self) -> Tensor:
+        """Return (n_channels,) whether each may be removed."""
+        free = torch.zeros(self.n_channels, dtype=torch.bool)
+        for group in self.free_groups:
+            free[group.channels] = True
+        return free
+
+    def readers_of(self, channels: Tensor) -> list[str]:
+        """Return the layers that read, with a weight for each, any of the channels (n_channels,) boolean."""
+        return [
+            name
+            for name, layer in self.layers.items()
+            if layer.op == "dense" and layer.inputs is not None and bool(channels[layer.inputs].any())
+        ]
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

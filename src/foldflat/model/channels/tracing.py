@@ -37,6 +37,8 @@ def trace_channels(model: nn.Module, example: Any) -> ChannelMap:
         program = _exported(model, positional, named)
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    # a buffer that is not stored could not be loaded in another shape: it stays what the network makes it
+    names = {key: name for key, name in names.items() if name not in signature.non_persistent_buffers}
     walk = Walk(model, names, {**SHAPE_RULES, **LAYER_RULES})
     for node in program.graph.nodes:
         walk.visit(node)

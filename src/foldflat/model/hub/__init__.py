@@ -30,6 +30,7 @@ __all__ = [
     "is_pretrained",
     "pruned_layout",
     "quiet_transformers",
+    "replaced_tables",
     "require_transformers",
     "restore",
     "strip",
@@ -134,6 +135,14 @@ def pruned_layout(model: nn.Module) -> dict[str, Any] | None:
         found: dict[str, Any] | None = model.__dict__.get(PRUNED)
         return found
     return getattr(getattr(model.config, "quantization_config", None), "pruned", None)
+
+
+def replaced_tables(model: nn.Module) -> list[dict[str, Any]]:
+    """Return what the config of a transformers model says of its compressed embeddings."""
+    if not is_pretrained(model):
+        return []
+    tables: list[dict[str, Any]] = getattr(getattr(model.config, "quantization_config", None), "tables", [])
+    return tables
 
 
 def restore(model: nn.Module) -> nn.Module:
