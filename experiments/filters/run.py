@@ -1,8 +1,9 @@
 """Accuracy against size: every method, pruned to the same size from the same images, before and after retraining.
 
 A cell is one network, method, keep ratio and seed; it is written as it comes, and never run twice. The seed draws the
-200 calibration images, what a method draws, and the order of retraining. Torch-Pruning prunes by itself, with uniform
-ratios, its ratio searched until the size is within 1 % of ours. Writes experiments/filters/results.
+200 calibration images, what a method draws, and the order of retraining. Torch-Pruning prunes by itself, its ratio searched
+until the size is within 1 % of the target: one ratio for all layers, or where its steps are too large for that, its
+global threshold. Writes experiments/filters/results.
 
     python experiments/filters/run.py [--nets resnet20 ..] [--keep 0.6 ..] [--methods pfp ..] [--seeds 0 ..]
 """
@@ -66,27 +67,31 @@ def pruned_by_us(model: nn.Module, method: str, keep: float, seed: int, batches:
     return foldflat.compress(model, recipe, batches).model
 
 
-def pruned_by_peer(model: nn.Module, importance: str, target: int, batches: list[Tensor]) -> nn.Module:
-    """Return Torch-Pruning's network whose parameters are the most within 1 % above `target`; LookupError if none."""
-    low, high = 0.0, 0.99
-    best: nn.Module | None = None
-    for _ in range(24):
-        ratio = (low + high) / 2
-        found = _peer(model, importance, ratio, batches)
-        size = sum(parameter.numel() for parameter in found.parameters())
-        if size > target * 1.01:
-            low = ratio
-        else:
-            high = ratio
-            best = found
-    if best is None or abs(sum(p.numel() for p in best.parameters()) - target) > 0.01 * sum(
-        p.numel() for p in model.parameters()
-    ):
-        raise LookupError("no pruning ratio comes within 1 % of the size")
-    return best
+def pruned_by_peer(model: nn.Module, importance: str, target: int, batches: list[Tensor]) -> tuple[nn.Module, str]:
+    """Return Torch-Pruning's network whose size is nearest to `target`, and how its ratio was spread.
+
+    One ratio for all layers where that comes within 1 % of the whole network, otherwise one threshold for all.
+
+    Raises:
+        LookupError: neither does.
+    """
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    for spread in ("uniform", "global"):
+        found: dict[int, nn.Module] = {}
+        low, high = 0.0, 0.99
+        for _ in range(16):
+            ratio = (low + high) / 2
+            tried = _peer(model, importance, ratio, batches, whole_network=spread == "global")
+            size = sum(parameter.numel() for parameter in tried.parameters())
+            found[size] = tried
+            low, high = (ratio, high) if size > target else (low, ratio)
+        nearest = min(found, key=lambda size: abs(size - target))
+        if abs(nearest - target) <= 0.01 * whole:
+            return found[nearest], spread
+    raise LookupError("no pruning ratio comes within 1 % of the size")
 
 
-def _peer(model: nn.Module, importance: str, ratio: float, batches: list[Tensor]) -> nn.Module:
+def _peer(model: nn.Module, importance: str, ratio: float, batches: list[Tensor], *, whole_network: bool) -> nn.Module:
     model = copy.deepcopy(model).eval()
     kinds = {
         "magnitude": torch_pruning.importance.MagnitudeImportance(p=2),
@@ -98,7 +103,12 @@ def _peer(model: nn.Module, importance: str, ratio: float, batches: list[Tensor]
             (nn.functional.cross_entropy(logits, logits.argmax(1), reduction="sum") / IMAGES).backward()
     heads = [module for module in model.modules() if isinstance(module, nn.Linear)]
     pruner = torch_pruning.pruner.MetaPruner(
-        model, batches[0][:2], importance=kinds[importance], pruning_ratio=ratio, ignored_layers=heads
+        model,
+        batches[0][:2],
+        importance=kinds[importance],
+        pruning_ratio=ratio,
+        ignored_layers=heads,
+        global_pruning=whole_network,
     )
     pruner.step()
     model.zero_grad()
@@ -117,7 +127,7 @@ def cell(net: str, method: str, keep: float, seed: int, train: ImageDataset, tes
         if method in METHODS:
             small = pruned_by_us(model, method, keep, seed, batches)
         else:
-            small = pruned_by_peer(model, PEERS[method], round(keep * before), batches)
+            small, values["spread"] = pruned_by_peer(model, PEERS[method], round(keep * before), batches)
     except (BudgetError, LookupError, RuntimeError, AttributeError, AssertionError) as error:
         return values | {"failed": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
     values["prune_seconds"] = time.perf_counter() - started
