@@ -1,9 +1,9 @@
 """Accuracy against size: every method, pruned to the same size from the same images, before and after retraining.
 
 A cell is one network, method, keep ratio and seed; it is written as it comes, and never run twice. The seed draws the
-200 calibration images, what a method draws, and the order of retraining. Torch-Pruning prunes by itself, its ratio searched
-until the size is within 1 % of the target: one ratio for all layers, or where its steps are too large for that, its
-global threshold. Writes experiments/filters/results.
+200 calibration images, what a method draws, and the order of retraining. Torch-Pruning prunes by itself, its ratio
+searched until the size is within 1 % of the target: one ratio for all layers, or where its steps are too large for
+that, its global threshold. Writes experiments/filters/results.
 
     python experiments/filters/run.py [--nets resnet20 ..] [--keep 0.6 ..] [--methods pfp ..] [--seeds 0 ..]
 """
