@@ -80,9 +80,12 @@ class _Meter:
     def read(self, inputs: Tensor) -> None:
         for part in blocks(len(inputs), max(1, inputs[0].numel() * self._columns.shape[1] // inputs.shape[1])):
             rows = windows_of_inputs(self._module, inputs[part].detach().float())
-            products, sums = rows.mT @ rows, rows.sum(1)
-            self._products = products if self._products is None else self._products.add_(products)
-            self._sums = sums if self._sums is None else self._sums + sums
+            if self._products is None or self._sums is None:
+                self._products = rows.new_zeros(len(rows), rows.shape[2], rows.shape[2])
+                self._sums = rows.new_zeros(len(rows), rows.shape[2])
+            # in place: these matrices are the largest things there are
+            self._products.baddbmm_(rows.mT, rows)
+            self._sums += rows.sum(1)
             self._rows += rows.shape[1]
 
     def felt(self, gradient: Tensor) -> None:
@@ -94,7 +97,7 @@ class _Meter:
         assert self._products is not None
         assert self._sums is not None
         mean = self._sums / self._rows if self._centred else torch.zeros_like(self._sums)
-        covariance = self._products.div_(self._rows).sub_(mean[:, :, None] * mean[:, None, :])
+        covariance = self._products.div_(self._rows).baddbmm_(mean[:, :, None], mean[:, None, :], alpha=-1)
         assert self._squares is not None
         weights, felt = weights_of(self._module).float(), outputs_of(self._module, self._squares)
         whole = (felt * ((weights @ covariance) * weights).sum(2)).sum()
