@@ -92,6 +92,9 @@ def test_the_command_writes_a_complete_folder(tmp_path: Path) -> None:
     assert report["scores"]["compressed"] == report["rounds"][0]["pruned"]
     loaded = foldflat.load(target, model=tiny_nets.build())
     assert sum(parameter.numel() for parameter in loaded.parameters()) == report["parameters_after"]
+    assert set(report["latency"]) == {"1", "32"}
+    macs = {name: sum(layer["macs"] for layer in layers) for name, layers in report["layers"].items()}
+    assert macs == {"original": report["macs_before"], "compressed": report["macs_after"]}
     card = (target / "README.md").read_text()
     assert "from tiny_nets import build" in card
     assert "Accuracy on 48 images" in card
@@ -106,7 +109,7 @@ def test_what_is_printed_names_every_layer_and_the_accuracies(tmp_path: Path) ->
     arguments = ["prune", "tiny_nets:build", "--weights", "net.safetensors", "--data", "data", "--method", "pfp"]
     done = CliRunner().invoke(app, [*arguments, "--images", "24", "-o", str(tmp_path / "small")])
     assert done.exit_code == 0, done.output
-    for text in ("Accuracy on 48 images", "original", "they are an output of the", "parameters", "bound"):
+    for text in ("Accuracy on 48 images", "original", "they are an output of the", "parameters", "bound", "batch 32: "):
         assert text in done.output
 
 

@@ -8,7 +8,7 @@ import typer
 from foldflat.cli.terminal import app, out, print_json, progress, reports_errors
 from foldflat.filters.recipe import FilterRecipe
 from foldflat.options import AsJson, Network, Output, Overwrite, takes_filter_recipe
-from foldflat.report import pruning_scores, pruning_table, pruning_verdict
+from foldflat.report import latency_in_words, pruning_scores, pruning_table, pruning_verdict
 
 __all__ = ["prune"]
 
@@ -69,4 +69,5 @@ def prune(
     out.print(pruning_table(result.report))
     out.print(pruning_verdict(result.report), highlight=False)
     out.print(pruning_scores(result.report))
+    out.print(latency_in_words(result.report), highlight=False)
     out.print(f"Written to {output}; load it after `import foldflat`.")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 import foldflat
@@ -23,6 +24,7 @@ from foldflat.evaluate import (
 )
 from foldflat.filters.recipe import FilterRecipe
 from foldflat.model.hub.reading import copy_companions
+from foldflat.model.latency import layer_costs, measure_latency
 from foldflat.model.manifest import write_manifest
 from foldflat.pipeline import Result, compress
 from foldflat.report import pruning_markdown
@@ -32,6 +34,8 @@ from foldflat.workflow.rounds import Rounds
 __all__ = ["PruningRun", "prune_folder"]
 
 _BATCH = 50
+_TIMED = (1, 32)
+_PASSES = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +101,8 @@ def prune_folder(
         watch: called with a line of progress.
 
     Returns:
-        the smaller network with its report, which has `scores` and `rounds` as well.
+        the smaller network with its report, which also has `scores` and `rounds`, the `latency` of both networks in
+        seconds by batch size, measured on this machine, and what each of their `layers` takes.
     """
     check_target(target, overwrite=overwrite)
     say = watch or (lambda _: None)
@@ -110,6 +115,8 @@ def prune_folder(
         task = {"network": source, "recipe": recipe.to_dict(), "run": dataclasses.asdict(run)}
         rounds = Rounds(target, task)
     result = _all_rounds(network, recipe, run, (train, test), rounds, progress=progress, say=say)
+    say("Timing both networks")
+    result.report |= _work(network.model, result.model, test)
     say("Writing the folder")
     _write(result, target, network, overwrite=overwrite)
     if rounds is not None:
@@ -169,6 +176,22 @@ def _merged(
     merged["rounds"] = [*before["rounds"], {"keep_ratio": merged["keep_ratio"], **entry}]
     merged["scores"] = {**before["scores"], "compressed": entry.get("retrained", entry["pruned"])}
     return merged
+
+
+def _work(original: nn.Module, compressed: nn.Module, images: ImageDataset) -> dict[str, Any]:
+    """Return seconds of a pass at two batch sizes, measured in turns on this machine, and what each layer takes."""
+    batches = {size: images.normalised(torch.arange(min(size, len(images)))) for size in _TIMED}
+    models = {"original": original, "compressed": compressed}
+    return {
+        "latency": {
+            str(size): {name: found.median for name, found in measure_latency(models, batch, _PASSES).items()}
+            for size, batch in batches.items()
+        },
+        "layers": {
+            name: [dataclasses.asdict(cost) for cost in layer_costs(model, batches[1])]
+            for name, model in models.items()
+        },
+    }
 
 
 def _images(network: Network, run: PruningRun, split: str) -> ImageDataset:
