@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from filters.tables import comparison, networks
+from filters.tables import comparison, largest, networks, shares
 from shared import ROOT, read_json
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "experiments" / "filters" / "README.md")
@@ -214,6 +214,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "planted": planted,
     "filters": comparison,
     "networks": networks,
+    "largest": largest,
+    "shares": shares,
     "sampled": sampled,
 }
 

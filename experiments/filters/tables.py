@@ -72,6 +72,43 @@ def networks() -> str:
     return "\n".join(lines)
 
 
+def largest() -> str:
+    """Return what half a point allows on each network that was tried."""
+    lines = [
+        "| network | parameters removed | MACs removed | before | after | within 0.5 points |",
+        "|---|---|---|---|---|---|",
+    ]
+    for file in sorted((FOLDER / "largest").glob("*.json")):
+        found = read_json(file)
+        name = f"{NETS[found['net']]}, {found['test']['accuracy']:.2%}"
+        lines += [
+            f"| {name} | {1 - cell['parameters_kept']:.1%} | {1 - cell['macs_kept']:.1%} | "
+            f"{cell['before']['accuracy']:.2%} | {cell['after']['accuracy']:.2%} | "
+            f"{'yes' if cell['within'] else 'no'} |"
+            for cell in found["sizes"]
+        ]
+    return "\n".join(lines)
+
+
+def shares() -> str:
+    """Return how concentrated sensitivities are on each network, and what one epsilon makes of it."""
+    found = read_json(FOLDER / "shares.json")
+    lines = [
+        "| network | S / channels | least share kept | largest share kept | epsilon at "
+        f"{found['keep_ratio']:.0%} | delta |",
+        "|---|---|---|---|---|---|",
+    ]
+    for net, values in found["nets"].items():
+        groups = values["groups"]
+        saturation = sum(group["S"] for group in groups) / sum(group["size"] for group in groups)
+        kept = [group["kept"] / group["size"] for group in groups]
+        lines.append(
+            f"| {NETS[net]} | {saturation:.2f} | {min(kept):.0%} | {max(kept):.0%} | {values['epsilon']:,.0f} | "
+            f"{values['delta']:.0e} |"
+        )
+    return "\n".join(lines)
+
+
 def _spread(values: list[float]) -> str:
     if not values:
         return "-"
