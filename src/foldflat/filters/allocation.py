@@ -2,7 +2,7 @@
 
 import bisect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ __all__ = ["Candidate", "Choice", "Family", "by_epsilon", "by_error", "by_share"
 
 _STEPS = 60
 _EPSILON_RANGE = (1e-4, 1e6)
-_MOST_DRAWS = 1_000_000
+_MOST_DRAWS = 200_000
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def by_epsilon(
                 distinct = expected_distinct(candidate.probabilities, m) if m else 1.0
                 # channels that calibration never saw are in no draw, and come back last
                 count = distinct + extra * (len(candidate.scores) - distinct)
-                found.append(replace(_top(candidate, _rounded(candidate, count, round_to)), draws=m))
+                found.append(_top(candidate, _rounded(candidate, count, round_to), m))
             else:
                 found.append(_drawn(candidate, variant, m, seed, extra))
         return found
@@ -182,11 +182,13 @@ def largest_within(
     limit: float,
     candidates: Sequence[Candidate],
     round_to: int,
+    slack: float,
 ) -> tuple[float, list[Choice]]:
     """Return the largest number at which a family takes at most `limit`, and what is kept there.
 
     Where several groups grow at the next number, they do so one after the other as far as the limit goes: always in
-    the same order, so that a smaller limit keeps a part of what a larger one keeps.
+    the same order, so that a smaller limit keeps a part of what a larger one keeps. Only where the next channel is so
+    large that more than `slack` is left, smaller ones that are not due yet fill it.
 
     Args:
         family: what is kept, by number.
@@ -194,6 +196,7 @@ def largest_within(
         limit: at least what the family takes at 0.
         candidates: the groups.
         round_to: as in FilterRecipe.
+        slack: below the limit.
     """
     low, high = 0.0, 1.0
     above = family(high)
@@ -215,21 +218,45 @@ def largest_within(
             best = steps[fitting - 1]
         if fitting < len(steps):
             break
-    return low, best
+    return low, _filled(best, size, (limit - slack, limit), candidates, round_to)
+
+
+def _filled(
+    chosen: list[Choice],
+    size: Callable[[list[Choice]], float],
+    wanted: tuple[float, float],
+    candidates: Sequence[Candidate],
+    round_to: int,
+) -> list[Choice]:
+    """Add channels, the largest that fits first, until what is kept takes what is wanted; drawn ones stay as drawn."""
+    least, most = wanted
+    while size(chosen) < least:
+        trials = []
+        for number, (candidate, own) in enumerate(zip(candidates, chosen, strict=True)):
+            next_count = next((count for count in candidate.counts(round_to) if count > len(own.kept)), None)
+            if next_count is not None and _is_ranked(candidate, own):
+                step = _top(candidate, next_count, own.draws)
+                trials.append([*chosen[:number], step, *chosen[number + 1 :]])
+        fitting = [trial for trial in trials if size(trial) <= most]
+        if not fitting:
+            break
+        chosen = max(fitting, key=size)
+    return chosen
 
 
 def _between(candidate: Candidate, less: Choice, more: Choice, round_to: int) -> list[Choice]:
     """Return what leads from one choice to a larger one: channel by channel where they are ranked, not drawn."""
     if torch.equal(less.kept, more.kept) and torch.equal(less.factors, more.factors):
         return []
-    ranked = torch.equal(_top(candidate, len(more.kept)).kept, more.kept) and not bool((more.factors != 1).any())
-    if not ranked:
+    if not _is_ranked(candidate, more):
         return [more]
-    counts = candidate.counts(round_to)
-    return [
-        *(_top(candidate, count) for count in counts if len(less.kept) < count < len(more.kept)),
-        more,
-    ]
+    counts = (count for count in candidate.counts(round_to) if len(less.kept) < count < len(more.kept))
+    return [*(_top(candidate, count, more.draws) for count in counts), more]
+
+
+def _is_ranked(candidate: Candidate, choice: Choice) -> bool:
+    ranked = _top(candidate, len(choice.kept)).kept
+    return torch.equal(ranked, choice.kept) and not bool((choice.factors != 1).any())
 
 
 def _drawn(candidate: Candidate, variant: str, draws: int, seed: int, extra: float) -> Choice:
@@ -257,6 +284,6 @@ def _rounded(candidate: Candidate, count: float, round_to: int) -> int:
     return min(fitting, key=lambda n: (abs(n - nearest), n))
 
 
-def _top(candidate: Candidate, count: int) -> Choice:
+def _top(candidate: Candidate, count: int, draws: int = 0) -> Choice:
     kept = candidate.ranking[:count].sort().values
-    return Choice(kept, torch.ones(count, dtype=torch.float64))
+    return Choice(kept, torch.ones(count, dtype=torch.float64), draws)

@@ -65,8 +65,12 @@ def refits(
 
 
 def unshifted(model: nn.Module, channels: ChannelMap, kept: Tensor) -> list[str]:
-    """Return the layers that lose inputs and have nothing that takes the mean of what they lose."""
-    return [name for name in channels.readers_of(~kept) if shift_target(model, channels, name) is None]
+    """Return a sentence on each layer that loses inputs and has nothing that takes the mean of what it loses."""
+    return [
+        f"`{name}` has neither a bias nor a batch norm behind it, so the mean of what it loses is not made good"
+        for name in channels.readers_of(~kept)
+        if shift_target(model, channels, name) is None
+    ]
 
 
 def _add_shift(

@@ -92,7 +92,7 @@ class FilterPlan:
     epsilon: float | None = None
     delta: float | None = None
     examples: int = 0
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
     notes: list[str] = field(default_factory=list)
     refits: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 

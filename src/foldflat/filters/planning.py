@@ -38,6 +38,7 @@ from foldflat.randomness import spawn_seeds
 
 __all__ = ["plan_filters"]
 
+_SLACK = 0.01
 _DIGITS = 6
 _FACTOR_DIGITS = 9
 _MOST_DELTA = 0.5
@@ -101,7 +102,7 @@ def plan_filters(
     )
     _fill_axes(plan, channels, kept)
     if recipe.compensate and not recipe.asked_refit:
-        plan.notes = [_unshifted_note(name) for name in unshifted(model, channels, kept)]
+        plan.notes = unshifted(model, channels, kept)
     if recipe.asked_refit:
         say("Fitting weights to what stays")
         plan.refits, plan.shifts = refits(model, channels, kept, scores.moments)
@@ -126,10 +127,6 @@ def _excluded(channels: ChannelMap, recipe: FilterRecipe) -> ChannelMap:
         for g in channels.groups
     ]
     return ChannelMap(channels.n_channels, channels.axes, channels.layers, groups, channels.blocked)
-
-
-def _unshifted_note(name: str) -> str:
-    return f"`{name}` has neither a bias nor a batch norm behind it, so the mean of what it loses is not made good"
 
 
 def _nothing_free(model: nn.Module, channels: ChannelMap) -> str:
@@ -182,7 +179,8 @@ def _search(
             f"`keep_ratio` is {recipe.keep_ratio} of the {recipe.measure}, but {least:.4f} is left with the fewest "
             f"channels in every group that may lose any; hint: at least {math.ceil(least * 1e4) / 1e4}"
         )
-    t, chosen = largest_within(family, share, recipe.keep_ratio * whole, candidates, recipe.round_to)
+    limit, slack = recipe.keep_ratio * whole, _SLACK * whole
+    t, chosen = largest_within(family, share, limit, candidates, recipe.round_to, slack)
     return chosen, None if epsilon_of is None else epsilon_of(t)
 
 
@@ -261,7 +259,8 @@ def _group_plan(
         plan.total_sensitivity = float(own.sum())
         plan.draws = choice.draws
         plan.dropped_sensitivity = max(0.0, float(own.sum() - own[choice.kept].sum()))
-        bound = plan.dropped_sensitivity if recipe.variant == "deterministic" else epsilon
+        drawn = recipe.variant != "deterministic" and choice.draws > 0
+        bound = epsilon if drawn else plan.dropped_sensitivity
         plan.bound_holds = bound is not None and bound < 1
     return plan
 
