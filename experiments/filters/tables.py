@@ -94,8 +94,7 @@ def shares() -> str:
     """Return how concentrated sensitivities are on each network, and what one epsilon makes of it."""
     found = read_json(FOLDER / "shares.json")
     lines = [
-        "| network | S / channels | least share kept | largest share kept | epsilon at "
-        f"{found['keep_ratio']:.0%} | delta |",
+        f"| network | S / channels | least share | largest share | epsilon at {found['keep_ratio']:.0%} | delta |",
         "|---|---|---|---|---|---|",
     ]
     for net, values in found["nets"].items():

@@ -55,7 +55,7 @@ BATCH = images(6, size=8)
 
 def planned(calibration: Any = BATCH, model: nn.Module = MODEL, **settings: Any) -> foldflat.FilterPlan:
     """Plan with a recipe of these settings."""
-    return foldflat.plan(model, foldflat.FilterRecipe(**settings), calibration)
+    return foldflat.plan(model, foldflat.FilterRecipe(**{"method": "pfp", **settings}), calibration)
 
 
 def kept_of(plan: foldflat.FilterPlan) -> list[set[int]]:
@@ -217,7 +217,7 @@ def test_delta_follows_from_the_number_of_examples() -> None:
 def test_thousands_of_examples_support_less_than_a_float_holds() -> None:
     """Still above zero."""
     model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    plan = foldflat.plan(model.eval(), foldflat.FilterRecipe(0.8), torch.rand(2500, 1, 1, 1))
+    plan = foldflat.plan(model.eval(), foldflat.FilterRecipe(0.8, method="pfp"), torch.rand(2500, 1, 1, 1))
     assert plan.delta is not None
     assert 0 < plan.delta < 1e-300
 

@@ -28,7 +28,7 @@ BATCH = images(8)
 
 def compressed(model: nn.Module, keep_ratio: float = 0.6, **settings: Any) -> foldflat.Result:
     """Prune with the batch."""
-    return foldflat.compress(model, foldflat.FilterRecipe(keep_ratio, **settings), BATCH)
+    return foldflat.compress(model, foldflat.FilterRecipe(keep_ratio, **{"method": "pfp", **settings}), BATCH)
 
 
 def same(first: nn.Module, second: nn.Module) -> bool:
