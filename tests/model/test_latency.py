@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from foldflat.errors import DataError
 from foldflat.filters.sizes import NetworkSize
 from foldflat.model.channels import trace_channels
-from foldflat.model.latency import LayerCost, layer_costs, measure_latency
+from foldflat.model.latency import Latency, LayerCost, layer_costs, measure_latency
 
 
 class Diary(nn.Module):
@@ -36,6 +36,18 @@ def test_networks_are_timed_in_turns_and_get_their_modes_back() -> None:
         low, high = latency.quartiles
         assert 0 < latency.least <= low <= latency.median <= high
         assert latency.passes == 4
+
+
+def test_times_are_the_clock_s_by_hand() -> None:
+    """Passes of 9 (warm-up), 1, 2, 4, 3 seconds for a, ten times as long for b: median, least, quartiles."""
+    now, readings = 0.0, []
+    for seconds in (9, 1, 2, 4, 3):
+        for taken in (seconds, 10 * seconds):
+            readings += [now, now + taken]
+            now += taken
+    networks = {"a": nn.Identity(), "b": nn.Identity()}
+    found = measure_latency(networks, torch.ones(1), repeats=4, warmup=1, clock=iter(readings).__next__)
+    assert found == {"a": Latency(2.5, 1, (1.75, 3.25), 4), "b": Latency(25, 10, (17.5, 32.5), 4)}
 
 
 def test_a_slower_network_takes_longer() -> None:

@@ -59,7 +59,11 @@ class LayerCost:
 
 
 def measure_latency(
-    models: Mapping[str, nn.Module], example: Any, repeats: int = 20, warmup: int = 3
+    models: Mapping[str, nn.Module],
+    example: Any,
+    repeats: int = 20,
+    warmup: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Latency]:
     """Return by name how long a pass of each network takes, measured in turns: a, b, a, b, ..
 
@@ -71,6 +75,8 @@ def measure_latency(
         example: one batch: a tensor, a tuple of positional or a dict of named inputs.
         repeats: passes of each that are timed.
         warmup: passes of each before those.
+        clock: gives seconds; `time.process_time` counts what this process computes, all threads together, which is
+            what others on a busy machine disturb least.
 
     Raises:
         DataError: no networks, or `repeats` below 1.
@@ -81,7 +87,7 @@ def measure_latency(
     with ExitStack() as stack:
         for model in models.values():
             stack.enter_context(inference_mode_of(model))
-        passes = {name: _one_pass(model, example) for name, model in models.items()}
+        passes = {name: _one_pass(model, example, clock) for name, model in models.items()}
         for number in range(warmup + repeats):
             for name, one_pass in passes.items():
                 taken = one_pass()
@@ -109,16 +115,16 @@ def layer_costs(model: nn.Module, example: Any) -> list[LayerCost]:
     return [LayerCost(name, macs[name] // examples, _weight_bytes(layer)) for name, layer in layers.items()]
 
 
-def _one_pass(model: nn.Module, example: Any) -> Callable[[], float]:
+def _one_pass(model: nn.Module, example: Any, clock: Callable[[], float]) -> Callable[[], float]:
     device = _device(model)
     positional, named = call_arguments(_on_device(example, device))
 
     def run() -> float:
         _finish(device)
-        started = time.perf_counter()
+        started = clock()
         model(*positional, **named)
         _finish(device)
-        return time.perf_counter() - started
+        return clock() - started
 
     return run
 
