@@ -121,7 +121,27 @@ def speed() -> str:
             f"`foldflat compress` of a bare {n:,} x {d} table ({size}) to {large['keep_ratio']:.0%}: time; peak memory"
         )
         lines.append(f"| {what} | {large['seconds'] / 60:.1f} min; {large['peak_over_table']:.1f} x the table |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_pruning_speed(folder)])
+
+
+def _pruning_speed(folder: Path) -> list[str]:
+    """Return rows on what sensitivities cost and what fewer multiplications bring."""
+    lines = []
+    if (folder / "sensitivities.json").is_file():
+        found = read_json(folder / "sensitivities.json")
+        for name, label in (("resnet20", "ResNet-20"), ("resnet50", "a ResNet-50-sized net, 224 x 224")):
+            run = found[name]
+            what = f"exact sensitivities of every layer on {run['images']} images, {label}: over their forward pass"
+            lines.append(f"| {what} | {run['multiple']:.1f} x |")
+    if (folder / "pruned_speed.json").is_file():
+        for cell in read_json(folder / "pruned_speed.json")["cells"].values():
+            rounded = f", channels in multiples of {cell['round_to']}" if cell["round_to"] > 1 else ""
+            kept = f"{1 / cell['macs_ratio']:.0%} of its MACs{rounded}"
+            what = f"a ResNet-50-sized net pruned by {cell['method']} to {kept}"
+            for batch, times in cell.get("channels_last", {"batches": {}})["batches"].items():
+                faster = f"{times['speedup']:.2f} x faster, {times['share']:.2f} of the ratio of MACs"
+                lines.append(f"| {what}, channels_last: batch {batch} | {faster} |")
+    return lines
 
 
 def scaling() -> str:
