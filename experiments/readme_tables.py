@@ -134,14 +134,21 @@ def _pruning_speed(folder: Path) -> list[str]:
             what = f"exact sensitivities of every layer on {run['images']} images, {label}: over their forward pass"
             lines.append(f"| {what} | {run['multiple']:.1f} x |")
     if (folder / "pruned_speed.json").is_file():
-        for cell in read_json(folder / "pruned_speed.json")["cells"].values():
+        found = read_json(folder / "pruned_speed.json")
+        clock = ", seconds of the processor" if found["clock"] == "processor" else ""
+        # a cell without times says only what pruning takes
+        for cell in (cell for cell in found["cells"].values() if "contiguous" in cell):
             rounded = f", channels in multiples of {cell['round_to']}" if cell["round_to"] > 1 else ""
             kept = f"{1 / cell['macs_ratio']:.0%} of its MACs{rounded}"
-            what = f"a ResNet-50-sized net pruned by {cell['method']} to {kept}"
-            for batch, times in cell.get("channels_last", {"batches": {}})["batches"].items():
-                faster = f"{times['speedup']:.2f} x faster, {times['share']:.2f} of the ratio of MACs"
-                lines.append(f"| {what}, channels_last: batch {batch} | {faster} |")
+            for batch in cell["contiguous"]["batches"]:
+                what = f"a ResNet-50-sized net pruned by {cell['method']} to {kept}: batch {batch}{clock}"
+                faster = [_faster(form, cell[form]["batches"][batch]) for form in ("contiguous", "channels_last")]
+                lines.append(f"| {what} | {'; '.join(faster)} |")
     return lines
+
+
+def _faster(form: str, times: dict[str, Any]) -> str:
+    return f"{form} **{times['speedup']:.2f} x faster** ({times['share']:.2f} of the ratio of MACs)"
 
 
 def scaling() -> str:
