@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from foldflat.budget import convex_slopes, counts_at
 
-CURVES = arrays(np.float64, st.integers(2, 7), elements=st.integers(0, 50).map(float))
+CURVES = arrays(np.float64, st.integers(2, 7), elements=st.integers(0, 6).map(float))
 
 
 def test_golden_slopes() -> None:

@@ -1,21 +1,18 @@
-"""Check plans: targets met, nested, repeatable, and every way in which recipe, data and network can be at odds."""
+"""Check plans: targets met, nested, repeatable, and what bounds and budgets say."""
 
 import itertools
 import json
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
-from tests.model.nets import Head, Residual, conv, images, norm_like_trained
+from tests.filters.wide import BATCH, MODEL, built, kept_of, planned
+from tests.model.nets import Residual, conv, images, norm_like_trained
 from torch import Tensor, nn
 
 import foldflat
 from foldflat.errors import (
     BudgetError,
     DataError,
-    FormatVersionError,
-    PlanMismatchError,
     RecipeError,
     UnsupportedModelError,
 )
@@ -25,42 +22,6 @@ from foldflat.randomness import torch_generator
 ALLOCATIONS = {"pfp": ("epsilon", "uniform", "threshold"), "reconstruction": ("error", "uniform", "threshold")}
 PAIRS = [(method, how) for method in METHODS for how in ALLOCATIONS.get(method, ("uniform", "threshold"))]
 MEASURES = ("parameters", "macs", "bytes")
-
-
-class Wide(nn.Module):
-    """A residual net with so many channels that one of them is less than a hundredth of it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.inner = conv(3, 128, size=1), conv(128, 96, size=1)
-        self.outer, self.wide = nn.Sequential(*conv(96, 128, size=1)[:2]), conv(128, 112, size=1, stride=2)
-        self.shortcut = nn.Conv2d(128, 112, 1, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stem(x)
-        x = torch.relu(x + self.outer(self.inner(x)))
-        return self.wide(x) + self.shortcut(x)
-
-
-def built(seed: int = 0, body: Any = Wide, width: int = 112) -> nn.Module:
-    """Return a network with weights drawn from `seed`."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return norm_like_trained(Head(body(), width), seed)
-
-
-MODEL = built()
-BATCH = images(6, size=8)
-
-
-def planned(calibration: Any = BATCH, model: nn.Module = MODEL, **settings: Any) -> foldflat.FilterPlan:
-    """Plan with a recipe of these settings."""
-    return foldflat.plan(model, foldflat.FilterRecipe(**{"method": "pfp", **settings}), calibration)
-
-
-def kept_of(plan: foldflat.FilterPlan) -> list[set[int]]:
-    """Return what each group keeps."""
-    return [set(group.kept) for group in plan.groups]
 
 
 @pytest.mark.parametrize(("method", "allocation"), PAIRS)
@@ -217,7 +178,7 @@ def test_delta_follows_from_the_number_of_examples() -> None:
 def test_thousands_of_examples_support_less_than_a_float_holds() -> None:
     """Still above zero."""
     model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    plan = foldflat.plan(model.eval(), foldflat.FilterRecipe(0.8, method="pfp"), torch.rand(2500, 1, 1, 1))
+    plan = foldflat.plan(model.eval(), foldflat.FilterRecipe(0.8), torch.rand(2500, 1, 1, 1))
     assert plan.delta is not None
     assert 0 < plan.delta < 1e-300
 
@@ -232,116 +193,28 @@ def test_the_smallest_target_is_named_and_works() -> None:
         assert all(len(group.kept) == settings.get("round_to", 1) for group in plan.groups)
 
 
-BAD = [
-    (None, "no calibration data are given"),
-    ([], "hold no batch"),
-    (7, "are a int; hint: a tensor, or an iterable of batches"),
-    (torch.empty(0, 3, 8, 8), "batch 0 of the calibration data is empty"),
-    ((), "batch 0 of the calibration data is empty"),
-    (torch.full((2, 3, 8, 8), torch.nan), "batch 0 of the calibration data holds NaN"),
-    ([BATCH, torch.full((2, 3, 8, 8), torch.inf)], "batch 1 of the calibration data holds NaN or infinite"),
-    (torch.ones(2, 4, 8, 8), r"Head does not accept calibration data of shape \(2, 4, 8, 8\): (.|\n)*hint: "),
-    ([BATCH, torch.ones(2, 5, 8, 8)], r"Head does not accept calibration data of shape \(2, 5, 8, 8\)"),
-    ([(BATCH, torch.zeros(6))], r"does not accept calibration data of shape \(2, 3, 8, 8\), \(2,\): .*\n.*labels"),
-]
+class TwoHeads(nn.Module):
+    """A second output, and a first that is a single number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.left, self.right = conv(3, 8), conv(8, 6), conv(8, 6)
+        self.first, self.second = nn.Linear(6, 1), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stem(x)
+        return self.first(self.left(x).mean((2, 3))), self.second(self.right(x).mean((2, 3)))
 
 
-CASES = [("pfp", *case) for case in BAD] + [(method, *BAD[8]) for method in ("taylor", "reconstruction")]
-
-
-@pytest.mark.parametrize(("method", "calibration", "message"), CASES, ids=range(len(CASES)))
-def test_unusable_calibration_data_are_refused(method: str, calibration: Any, message: str) -> None:
-    """By every method that needs them."""
-    with pytest.raises(DataError, match=message):
-        planned(calibration, method=method)
-
-
-SETTINGS: list[dict[str, Any]] = [{"method": method} for method in METHODS] + [
-    {"method": "taylor", "refit": True},
-    {"method": "l1", "compensate": True},
-    {"method": "pfp", "compensate": True},
-]
-
-
-@pytest.mark.parametrize("settings", SETTINGS, ids="-".join)
-def test_data_that_can_be_read_once_are_enough(settings: dict[str, Any]) -> None:
-    """A generator gives what a list of the same batches gives."""
-
-    def stream() -> Iterator[Tensor]:
-        yield from BATCH.split(2)
-
-    once = planned(stream(), keep_ratio=0.5, **settings)
-    often = planned(list(BATCH.split(2)), keep_ratio=0.5, **settings)
-    assert once == often
-    data_free = not {"refit", "compensate"} & settings.keys() and settings["method"] in (
-        "l1",
-        "l2",
-        "batchnorm",
-        "random",
-    )
-    assert once.examples == (0 if data_free else 6)
-
-
-def test_modes_and_gradients_of_the_network_stay_as_they_are() -> None:
-    """Also where measuring needs derivatives, or fails."""
-    for method in ("pfp", "taylor", "reconstruction"):
-        model = built().train()
-        model.body.stem[1].eval()
-        model.body.stem[0].weight.requires_grad_(False)
-        planned(model=model, method=method)
-        with pytest.raises(DataError):
-            planned([BATCH, torch.ones(2, 5, 8, 8)], model=model, method=method)
-        assert model.training
-        assert not model.body.stem[1].training
-        assert [p.requires_grad for p in model.parameters()].count(False) == 1
-        assert all(parameter.grad is None for parameter in model.parameters())
-        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-
-
-def test_large_batches_are_differentiated_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which changes nothing but what labels are drawn, and those not here: one class is certain."""
-    model = built()
-    model.classifier.bias.data[0] = 40.0
-    whole = planned(model=model, method="reconstruction", keep_ratio=0.5)
-    monkeypatch.setattr("foldflat.filters.calibration._PART_ELEMENTS", 2 * BATCH[0].numel())
-    sizes = []
-    handle = model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    parts = planned(model=model, method="reconstruction", keep_ratio=0.5)
-    handle.remove()
-    assert max(sizes) == 2
-    assert sum(size == 2 for size in sizes) >= 3
-    assert kept_of(parts) == kept_of(whole)
-
-
-def test_a_plan_survives_json() -> None:
-    """Word for word, a line for each group, strict JSON."""
-    for settings in ({"variant": "random"}, {"compensate": True}, {"method": "reconstruction"}):
-        plan = planned(keep_ratio=0.5, **settings)
-        text = plan.to_json()
-        assert foldflat.FilterPlan.from_json(text) == plan
-        assert json.loads(text) == json.loads(json.dumps(plan.to_dict(), allow_nan=False))
-        assert len(text.splitlines()) < 60
-        assert len(text) < 40_000
-        assert plan.recipe_object().to_dict() == plan.recipe
-
-
-def test_a_plan_of_a_newer_format_is_refused() -> None:
-    """With what to do."""
-    values = planned(keep_ratio=0.5).to_dict()
-    with pytest.raises(FormatVersionError, match=r"format 99, this foldflat reads up to 1; hint: upgrade"):
-        foldflat.FilterPlan.from_dict({**values, "format": 99})
-
-
-def test_a_plan_for_another_architecture_is_refused_and_for_other_weights_warned_of() -> None:
-    """By the first tensor that differs."""
-    plan = planned(keep_ratio=0.5, method="l1")
-    with pytest.raises(PlanMismatchError, match=r"the plan is for a network whose `body.inner.0.weight` is \(96, 128"):
-        foldflat.apply(built(body=Residual, width=10), plan)
-    with pytest.raises(PlanMismatchError, match=r"whose `0.bias` is absent, Sequential's is \(4,\)"):
-        foldflat.apply(nn.Sequential(nn.Conv2d(3, 4, 1)), plan)
-    result = foldflat.apply(built(seed=1), plan)
-    assert result.report["warnings"] == ["Head has other weights than those the plan was made for"]
-    assert foldflat.apply(MODEL, plan).report["warnings"] == []
+def test_layers_that_no_loss_feels_are_not_free_of_charge() -> None:
+    """A single number has no Fisher information and a second output none either: outputs count alike."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = norm_like_trained(TwoHeads())
+    plan = planned(model=model, method="reconstruction", keep_ratio=0.6)
+    assert all(max(group.scores) > 0.01 for group in plan.groups)
+    with pytest.raises(RecipeError, match=r"gives one number for each example.* hint: another method"):
+        planned(model=model, method="taylor")
 
 
 class Stored(nn.Module):

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from foldflat.errors import DataError, FoldflatError
 from foldflat.model.channels import call_arguments, inference_mode_of
+from foldflat.model.trial import first_output
 
 __all__ = [
     "batches_of",
     "called_with",
     "examples_in",
     "first_examples",
+    "logits_of",
     "on_device_of",
     "parts_of",
     "run_batches",
@@ -87,6 +89,22 @@ def called_with(model: nn.Module, batch: Any) -> Any:
         ) from error
 
 
+def logits_of(model: nn.Module, batch: Any) -> Tensor:
+    """Return (n, outputs) what a network gives for a batch, in float32: its first output, flattened.
+
+    Raises:
+        DataError: the network does not accept it, or gives NaN or infinite numbers.
+    """
+    found = first_output(called_with(model, batch))
+    logits = found.reshape(len(found), -1).float()
+    if not bool(torch.isfinite(logits).all()):
+        raise DataError(
+            f"{type(model).__name__} gives NaN or infinite numbers for calibration data that are finite; "
+            "hint: look at its weights, or at how the data are scaled"
+        )
+    return logits
+
+
 def on_device_of(model: nn.Module, batch: Any) -> Any:
     """Return a batch on the device of a network."""
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
@@ -97,12 +115,13 @@ def with_example(model: nn.Module, calibration: Any) -> tuple[Iterator[Any], Any
     """Return the batches of calibration data, and two examples on the network's device to trace it with.
 
     Raises:
-        DataError: there is no batch, or the network does not accept the first.
+        DataError: there is no batch, or the network does not accept the first or gives NaN for it.
     """
     iterator = batches_of(calibration)
     first = next(iterator)
     example = on_device_of(model, first_examples(first))
-    run_batches(model, [example])
+    with inference_mode_of(model):
+        logits_of(model, example)
     return itertools.chain([first], iterator), example
 
 

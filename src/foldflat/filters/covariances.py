@@ -10,10 +10,9 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, nn
 
 from foldflat.axes import blocks
-from foldflat.filters.calibration import batches_of, called_with, examples_in, parts_of
+from foldflat.filters.calibration import batches_of, examples_in, logits_of, parts_of
 from foldflat.filters.readers import columns_of, outputs_of, shift_target, weights_of, windows_of_inputs
 from foldflat.model.channels import ChannelMap
-from foldflat.model.trial import first_output
 from foldflat.randomness import torch_generator
 
 __all__ = ["Moments", "measure_moments"]
@@ -29,9 +28,9 @@ class Moments:
         covariance: (groups, columns, columns) float32, of the columns over positions and examples; about zero where
             the layer has nothing that takes a shift.
         mean: (groups, columns) float32; zero in that case.
-        importance: (groups, outputs) expected squared derivative of the loss, in a unit in which losing all that the
-            layer reads costs 1. In the loss's own unit early layers would hardly count, because errors add up behind
-            them.
+        importance: (groups, outputs) expected squared derivative of the loss, equal where the loss feels none of them,
+            in a unit in which losing all that the layer reads costs 1. In the loss's own unit early layers would hardly
+            count, because errors add up behind them.
     """
 
     weights: Tensor
@@ -62,7 +61,7 @@ def measure_moments(
     with _watched(model, meters):
         for batch in batches_of(calibration):
             for part in parts_of(batch):
-                logits = first_output(called_with(model, part)).flatten(1).float()
+                logits = logits_of(model, part)
                 labels = torch.multinomial(logits.detach().softmax(1).cpu(), 1, generator=generator)[:, 0]
                 F.cross_entropy(logits, labels.to(logits.device), reduction="sum").backward()
             examples += examples_in(batch)
@@ -98,9 +97,13 @@ class _Meter:
         assert self._sums is not None
         mean = self._sums / self._rows if self._centred else torch.zeros_like(self._sums)
         covariance = self._products.div_(self._rows).baddbmm_(mean[:, :, None], mean[:, None, :], alpha=-1)
-        assert self._squares is not None
-        weights, felt = weights_of(self._module).float(), outputs_of(self._module, self._squares)
-        whole = (felt * ((weights @ covariance) * weights).sum(2)).sum()
+        weights = weights_of(self._module).float()
+        powers = ((weights @ covariance) * weights).sum(2)
+        felt = torch.ones_like(powers) if self._squares is None else outputs_of(self._module, self._squares)
+        if not float((felt * powers).sum()) > 0:
+            # a loss that does not feel this layer, of a single output for one, says nothing: all outputs count alike
+            felt = torch.ones_like(powers)
+        whole = (felt * powers).sum()
         importance = felt / whole if whole > 0 else torch.zeros_like(felt)
         return Moments(weights, self._columns, covariance, mean, importance)
 

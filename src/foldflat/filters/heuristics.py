@@ -8,9 +8,8 @@ import torch.nn.functional as F  # noqa: N812 (torch's own name for it)
 from torch import Tensor, nn
 
 from foldflat.errors import RecipeError
-from foldflat.filters.calibration import batches_of, called_with, examples_in
+from foldflat.filters.calibration import batches_of, examples_in, logits_of
 from foldflat.model.channels import ChannelMap
-from foldflat.model.trial import first_output
 from foldflat.randomness import torch_generator
 
 __all__ = ["batchnorm_scales", "filter_norms", "random_scores", "taylor_scores"]
@@ -58,6 +57,7 @@ def taylor_scores(model: nn.Module, channels: ChannelMap, calibration: Any) -> t
 
     Raises:
         DataError: the data are missing, empty, not finite, or not what the network accepts.
+        RecipeError: the network gives a single number.
 
     Source: Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019, equation 8.
     """
@@ -116,7 +116,12 @@ def _gradients(model: nn.Module, calibration: Any, sizes: list[int]) -> Iterator
         for batch in batches_of(calibration):
             sizes.append(examples_in(batch))
             with torch.enable_grad():
-                logits = first_output(called_with(model, batch)).flatten(1).float()
+                logits = logits_of(model, batch)
+                if logits.shape[1] == 1:
+                    raise RecipeError(
+                        f"{type(model).__name__} gives one number for each example, which has no classes to be sure "
+                        'of, so "taylor" has no loss; hint: another method'
+                    )
                 loss = F.cross_entropy(logits, logits.argmax(1))
             found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             yield {

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from foldflat.errors import FormatVersionError
+from foldflat.errors import FormatVersionError, PlanMismatchError
 from foldflat.filters.recipe import FilterRecipe
 
 __all__ = ["PLAN_FORMAT", "FilterPlan", "GroupPlan"]
@@ -139,7 +139,13 @@ class FilterPlan:
 
         Raises:
             FormatVersionError: written by a newer foldflat.
+            PlanMismatchError: it is no plan for filters.
         """
+        if values.get("family") != "filters":
+            raise PlanMismatchError(
+                f'the plan is of family {values.get("family")!r}, not "filters"; '
+                "hint: foldflat.EmbeddingPlan reads those for tables"
+            )
         if values.get("format", 0) > PLAN_FORMAT:
             raise FormatVersionError(
                 f"the plan has format {values['format']}, this foldflat reads up to {PLAN_FORMAT}; "
