@@ -89,8 +89,8 @@ def test_a_group_without_batch_norm_is_named() -> None:
 
 def test_taylor_is_the_squared_sum_of_weight_times_gradient() -> None:
     """One image of ones, logits (h_0 + 2 h_1, 0) with h = (0.5, 0.25): the gradient is p - 1 for the first logit."""
-    first, second = nn.Conv2d(1, 2, 1, bias=False), nn.Conv2d(2, 2, 1, bias=False)
-    set_weight(first, 0.5, 0.25)
+    first, second = nn.Conv2d(1, 2, (1, 2), bias=False), nn.Conv2d(2, 2, 1, bias=False)
+    set_weight(first, 0.4, 0.1, 0.05, 0.2)
     set_weight(second, 1, 2, 0, 0)
     model = Pooled(first, second).train()
     first.weight.requires_grad_(False)
