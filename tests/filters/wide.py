@@ -37,7 +37,7 @@ BATCH = images(6, size=8)
 
 def planned(calibration: Any = BATCH, model: nn.Module = MODEL, **settings: Any) -> foldflat.FilterPlan:
     """Plan with a recipe of these settings."""
-    return foldflat.plan(model, foldflat.FilterRecipe(**settings), calibration)
+    return foldflat.plan(model, foldflat.FilterRecipe(**{"method": "pfp", **settings}), calibration)
 
 
 def kept_of(plan: foldflat.FilterPlan) -> list[set[int]]:
