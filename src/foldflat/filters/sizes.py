@@ -31,11 +31,7 @@ class NetworkSize:
         self._patterns: list[Tensor] = []
         numbers: dict[tuple[int, ...], int] = {}
         self._tensors: list[_Stored] = []
-        tensors = named_tensors(model)
-        positions: dict[int, int] = {}
-        for name, layer in channels.layers.items():
-            weight = tensors.get(f"{name}.weight")
-            positions[id(weight)] = positions.get(id(weight), 0) + layer.positions
+        positions = {f"{name}.weight": layer.positions for name, layer in channels.layers.items()}
         for name, tensor in _distinct(model, channels).items():
             fixed, followed = 1, []
             for axis, size in enumerate(tensor.shape):
@@ -49,7 +45,7 @@ class NetworkSize:
                     self._patterns.append(ids)
                 followed.append(numbers[key])
             parameter = isinstance(tensor, nn.Parameter)
-            macs = positions.get(id(tensor), 0) if tensor.ndim > 1 else 0
+            macs = positions.get(name, 0) if tensor.ndim > 1 else 0
             self._tensors.append(_Stored(fixed, tuple(followed), parameter, macs, tensor.element_size()))
 
     def after(self, kept: Tensor) -> Sizes:
