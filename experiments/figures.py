@@ -72,7 +72,7 @@ def filters(path: Path) -> None:
         axes.set_xlabel("parameters kept, %")
         axes.grid(visible=True, linewidth=0.3)
     figure.axes[0].set_ylabel("accuracy after 200 steps, %")
-    figure.axes[-1].legend(frameon=False, fontsize=7)
+    figure.axes[0].legend(frameon=False, fontsize=7)
     figure.savefig(path, metadata={"Date": None, "Creator": None})
 
 
