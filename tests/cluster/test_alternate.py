@@ -7,6 +7,7 @@ from tests.cluster.oracle import energy, parameters, residual_cost, spectrum, ta
 from tests.tiny import planted_table
 from torch import Tensor
 
+from foldflat.cluster import alternate as alternation
 from foldflat.cluster.alternate import Alternation, _refill, alternate, equal_ranks, free_ranks
 from foldflat.cluster.assignment import assign_rows, squared_residuals
 from foldflat.cluster.fit import continue_fit, fitted_cost
@@ -117,6 +118,24 @@ def test_cost_never_rises_on_many_rows(free: bool, seed: int) -> None:
     assert_never_rises(rows, state)
     assert state.converged
     assert len(set(state.phases)) > 1 if free else set(state.phases) == {0}
+
+
+def test_pulled_bases_end_where_eigenvectors_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wide tables: costs fall at every step, are those of the bases, and the end costs what it does without pulling."""
+    table = planted_table(1200, 40, 4, 12, noise=0.3, seed=1)[0]
+    rows = distinct_rows(table)
+    start = random_partition(rows, 4, 0)
+    exact = alternate(rows, start, 4, equal_ranks(9), max_iter=60, tol=1e-6)
+    monkeypatch.setattr(alternation, "_LEAST_PULLED", 1)
+    calls = []
+    pull = alternation._pull
+    monkeypatch.setattr(alternation, "_pull", lambda *given: calls.append(given) or pull(*given))
+    pulled = alternate(rows, start, 4, equal_ranks(9), max_iter=60, tol=1e-6)
+    assert len(calls) >= 5
+    assert all(after <= before * (1 + 1e-6) for before, after in zip(pulled.costs, pulled.costs[1:], strict=False))
+    assert pulled.converged
+    assert pulled.costs[-1] == pytest.approx(fitted_cost(rows, pulled) / rows.scale, rel=1e-4)
+    assert pulled.costs[-1] == pytest.approx(exact.costs[-1], rel=0.02)
 
 
 def test_refilled_clusters_are_not_paid_twice() -> None:

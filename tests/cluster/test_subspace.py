@@ -14,6 +14,7 @@ from foldflat.cluster.subspace import (
     eigenbasis,
     gram_matrix,
     members_by_label,
+    pulled_bases,
     squared_distances,
 )
 
@@ -93,6 +94,22 @@ def test_eigenvectors_found_side_by_side_are_the_same() -> None:
     for vectors, values in zip(found[1][1], found[1][0], strict=True):
         torch.testing.assert_close(vectors @ vectors.T, torch.eye(128), atol=1e-5, rtol=0)
         assert (values.diff() <= 0).all()
+
+
+@pytest.mark.parametrize("d", [8, 150])
+def test_a_pulled_basis_captures_no_less(d: int) -> None:
+    """Orthonormal, its energy what is returned, never below the one before, and at last that of the eigenvectors."""
+    generator = torch.Generator().manual_seed(d)
+    grams = [(block := torch.randn(2 * d, d, generator=generator) * torch.linspace(2, 0.1, d)).T @ block for _ in "ab"]
+    bases = [torch.linalg.qr(torch.randn(d, rank, generator=generator)).Q.T for rank in (d // 2, 3)]
+    before = torch.tensor([float(((basis @ gram) * basis).sum()) for basis, gram in zip(bases, grams, strict=True)])
+    for _ in range(300):
+        bases, captured = pulled_bases(grams, bases)
+        assert bool((captured >= before * (1 - 1e-5)).all())
+        before = captured
+    for basis, gram, energy in zip(bases, grams, captured.tolist(), strict=True):
+        torch.testing.assert_close(basis @ basis.T, torch.eye(len(basis)), atol=1e-5, rtol=0)
+        assert energy == pytest.approx(float(eigenbasis(gram)[0][: len(basis)].sum()), rel=1e-3)
 
 
 def test_members_are_listed_by_label() -> None:

@@ -12,11 +12,13 @@ from foldflat.cluster.assignment import DoubtfulRows, assign_rows, narrow_produc
 from foldflat.cluster.grams import ClusterGrams
 from foldflat.cluster.pace import Pace
 from foldflat.cluster.rows import WeightedRows
-from foldflat.cluster.subspace import eigenbases, eigenbases_of, eigenbasis, gram_matrix
+from foldflat.cluster.subspace import eigenbases, eigenbases_of, eigenbasis, gram_matrix, pulled_bases
 from foldflat.randomness import torch_generator
 
 __all__ = ["Alternation", "RankRule", "alternate", "equal_ranks", "free_ranks"]
 
+_LEAST_PULLED = 256
+_LEAST_SHARE_PULLED = 2.0**-6
 _TEMPERATURE = 0.03
 _COOLING = 0.02
 
@@ -105,9 +107,10 @@ def alternate(
     """Lower the cost from a first partition until it changes by less than `tol` relative, or `max_iter` steps.
 
     One step refits the subspaces, assigns rows anew, and refills clusters that have too few. For equal ranks three
-    steps of four assign only the rows whose choice was closest, see `DoubtfulRows`; what is delivered has been
-    confirmed on all. For free ranks the multiplier is solved for the budget at the start of each phase and held for
-    the phase's other steps.
+    steps of four assign only the rows whose choice was closest, see `DoubtfulRows`, and with 256 features or more
+    they pull the bases by one orthogonal iteration; what is delivered has been fitted and confirmed on all rows. For
+    free ranks the multiplier is solved for the budget at the start of each phase and held for the phase's other
+    steps.
 
     Args:
         rows: m distinct rows.
@@ -124,13 +127,18 @@ def alternate(
     # float64 zero of the cost: below it a change is rounding, not progress
     pace = Pace(rule.rank is not None, tol, 1e-12 * rows.energy(), annealing)
     doubtful = DoubtfulRows(rows) if rule.rank is not None else None
+    cost = share = 0.0
     for step in range(max_iter):
         unmoved = grams.are_computed(state.labels) and not pace.opening
         if unmoved:
             pace.confirming |= pace.sweeping
         else:
             afresh = pace.confirming or step == max_iter - 1
-            cost, share = _refit(rows, state, grams, rule, solve=pace.opening, afresh=afresh)
+            pulls = not (afresh or pace.opening or pace.sweeping) and _may_pull(rows, share)
+            if pulls:
+                cost, share = _pull(state, grams)
+            else:
+                cost, share = _refit(rows, state, grams, rule, solve=pace.opening, afresh=afresh)
         state.costs.append(cost)
         state.phases.append(pace.phase)
         state.converged = pace.has_converged(cost)
@@ -174,6 +182,20 @@ def _refit(
     lost = sum(float(gains[i, rank:].sum()) for i, rank in enumerate(allocation.ranks))
     rent = state.multiplier * float(allocation.ranks @ (sizes + rule.basis_price))
     return lost + rent, lost / max(float(gains.sum()), np.finfo(float).tiny)
+
+
+def _may_pull(rows: WeightedRows, share_lost: float) -> bool:
+    """Say whether an orthogonal iteration pays, and its cost, a difference of energies, has the digits it needs."""
+    return rows.n_features >= _LEAST_PULLED and share_lost > _LEAST_SHARE_PULLED
+
+
+def _pull(state: Alternation, grams: ClusterGrams) -> tuple[float, float]:
+    """Bring the subspaces nearer to the clusters; return the cost, and the share of energy lost."""
+    followed = grams.followed(state.labels)
+    state.bases, captured = pulled_bases(followed, state.bases)
+    energy = sum(float(gram.diagonal().sum(dtype=torch.float64)) for gram in followed)
+    cost = energy - float(captured.sum())
+    return cost, cost / energy
 
 
 def _reassign(

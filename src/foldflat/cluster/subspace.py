@@ -4,7 +4,7 @@ A basis is a (j, d) matrix with orthonormal rows. The squared distance of a row 
 so one product of the rows with all bases gives every distance.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -21,6 +21,7 @@ __all__ = [
     "eigenbasis",
     "gram_matrix",
     "members_by_label",
+    "pulled_bases",
     "squared_distances",
 ]
 
@@ -133,11 +134,38 @@ def eigenbases_of(grams: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     def solve(i: int) -> None:
         values[i], vectors[i] = eigenbasis(grams[i])
 
-    threads = torch.get_num_threads()
-    if grams[0].device.type != "cpu" or min(k, threads) < 2 or d < _LEAST_SIDE_BY_SIDE:
+    _side_by_side(solve, grams)
+    return values, vectors
+
+
+def pulled_bases(grams: Sequence[Tensor], bases: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Return bases (rank_i, d) that one orthogonal iteration leads to, and (k,) float64 the energy each captures.
+
+    No basis captures less than before: the step that takes V to orthonormal rows of V G maximises the trace of W G V^T
+    over W, which bounds the geometric mean of both energies. It takes a third of an eigendecomposition's time.
+
+    Args:
+        grams: k Gram matrices (d, d).
+        bases: k matrices (rank_i, d) with orthonormal rows.
+    """
+    pulled = list(bases)
+    captured = torch.zeros(len(grams), dtype=torch.float64)
+
+    def pull(i: int) -> None:
+        pulled[i] = torch.linalg.qr((bases[i] @ grams[i]).T).Q.T.contiguous()
+        captured[i] = ((pulled[i] @ grams[i]) * pulled[i]).sum(dtype=torch.float64)
+
+    _side_by_side(pull, grams)
+    return pulled, captured
+
+
+def _side_by_side(solve: Callable[[int], None], grams: Sequence[Tensor]) -> None:
+    """Call a function for each of k Gram matrices, on one thread each where there are several of some size."""
+    threads, k = torch.get_num_threads(), len(grams)
+    if grams[0].device.type != "cpu" or min(k, threads) < 2 or len(grams[0]) < _LEAST_SIDE_BY_SIDE:
         for i in range(k):
             solve(i)
-        return values, vectors
+        return
     # LAPACK gains little from several threads, and much waiting where other processes use them
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -145,7 +173,6 @@ def eigenbases_of(grams: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     finally:
         # what a thread sets also holds for threads that begin later
         torch.set_num_threads(threads)
-    return values, vectors
 
 
 def coefficients(block: Tensor, basis: Tensor) -> Tensor:
