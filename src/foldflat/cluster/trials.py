@@ -23,6 +23,7 @@ SAMPLINGS = ("importance", "uniform")
 CLEARLY = 0.9
 """Share of what spherical starts cost below which a spectral one is taken."""
 
+_MOST_DOUBTED = 8
 _SHORT_STEPS = 16
 _SHORT_TOL = 1e-3
 _ANNEALING_STEPS = 24
@@ -174,6 +175,7 @@ def _try_out(problem: Problem, trials: _Trials) -> list[Alternation]:
 
     Where a spherical start finds nothing better than fewer subspaces do, a spectral one is tried too: rows of subspaces
     without common directions look alike to the first. Unless it is clearly cheaper, nothing is as if it had not been.
+    A search that has come beyond eight subspaces has shown that spherical starts find what there is.
     """
     shorts: list[Alternation] = []
     given, start = problem.settings.n_subspaces is not None, "spherical"
@@ -184,7 +186,7 @@ def _try_out(problem: Problem, trials: _Trials) -> list[Alternation]:
         least = trials.lost(_run(problem, first_partition(problem.rows, 1, start, 0), 1, short=True))
     while k <= most and problem.rank(k) != 0:
         short, lost = _short_run(problem, k, start, trials)
-        if start == "spherical" and lost >= least:
+        if start == "spherical" and lost >= least and (given or k <= _MOST_DOUBTED):
             other, other_lost = _short_run(problem, k, "spectral", trials)
             if other_lost < CLEARLY * least:
                 short, lost, start = other, other_lost, "spectral"
