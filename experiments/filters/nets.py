@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from foldflat.model.latency import layer_costs
+
 __all__ = ["NETS", "PlainVGG", "ProjectionResNet", "ResNet20", "macs"]
 
 
@@ -120,17 +122,4 @@ NETS: dict[str, type[nn.Module]] = {"resnet20": ResNet20, "vgg": PlainVGG, "proj
 
 def macs(model: nn.Module, side: int = 32) -> int:
     """Count the multiplications of convolutions and linear layers for one image of this side."""
-    counts: list[int] = []
-
-    def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        counts.append(layer.weight.numel() * output[0, 0].numel())
-
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    training = model.training
-    with torch.no_grad():
-        model.eval()(torch.zeros(1, 3, side, side))
-    model.train(training)
-    for hook in hooks:
-        hook.remove()
-    return sum(counts)
+    return sum(layer.macs for layer in layer_costs(model, torch.zeros(1, 3, side, side)))

@@ -1,17 +1,12 @@
 """The folder of a training run that can be continued: which run it belongs to, and its last whole checkpoint."""
 
-import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from foldflat.errors import CheckpointError
-from foldflat.model.size import tensor_sha256
 
-__all__ = ["claim_folder", "last_checkpoint", "state_sha256", "steps_done"]
+__all__ = ["claim_folder", "last_checkpoint", "steps_done"]
 
 _IDENTITY = "run.json"
 _STATE = "trainer_state.json"  # Trainer writes it last, so a checkpoint that has it is whole
@@ -57,14 +52,6 @@ def steps_done(checkpoint: Path) -> tuple[int, int] | None:
         return int(state["global_step"]), int(state["max_steps"])
     except (OSError, ValueError, KeyError):
         return None
-
-
-def state_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Return one checksum of named tensors: names, types, shapes and values."""
-    digest = hashlib.sha256()
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tensor_sha256(tensor.flatten())} {list(tensor.shape)}\n".encode())
-    return digest.hexdigest()
 
 
 def _write(file: Path, values: dict[str, Any]) -> None:

@@ -14,15 +14,14 @@ import torch
 from torch import nn
 
 from foldflat.errors import DataError, RecipeError
-from foldflat.evaluate.checkpoints import claim_folder, last_checkpoint, state_sha256, steps_done
+from foldflat.evaluate.checkpoints import claim_folder, last_checkpoint, steps_done
 from foldflat.evaluate.images import ImageDataset
 from foldflat.evaluate.isolation import attributes_restored, quiet_transformers, random_state_restored
 from foldflat.evaluate.optional import require
-from foldflat.evaluate.training import TrainingRun, require_finite
+from foldflat.evaluate.training import TrainingRun, require_finite, trainer_arguments
+from foldflat.model.size import state_sha256
 
 __all__ = ["RetrainingSettings", "retrain"]
-
-_STEPS_PER_LOSS = 10  # how often the bar shows a new loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,33 +226,15 @@ def _as_it_is(batch: dict[str, Any]) -> dict[str, Any]:
 def _arguments(
     folder: Path, device: torch.device, settings: RetrainingSettings, images: int, checkpoint_steps: int | None
 ) -> Any:
-    from transformers import TrainingArguments
-
-    try:
-        arguments = TrainingArguments(
-            output_dir=str(folder),
-            seed=settings.seed,
-            num_train_epochs=settings.epochs,
-            max_steps=settings.max_steps,
-            learning_rate=settings.learning_rate,
-            per_device_train_batch_size=min(settings.batch_size, images),
-            dataloader_drop_last=True,  # a last batch of one image has no variance to normalise by
-            dataloader_pin_memory=device.type == "cuda",
-            remove_unused_columns=False,
-            max_grad_norm=0.0,
-            bf16=settings.bf16,
-            use_cpu=device.type == "cpu",
-            save_strategy="no" if checkpoint_steps is None else "steps",
-            save_steps=checkpoint_steps or 500,
-            save_total_limit=2,
-            logging_steps=_STEPS_PER_LOSS,
-            logging_nan_inf_filter=False,
-            log_level="warning",
-            disable_tqdm=True,
-            report_to="none",
-        )
-    except ValueError as error:
-        raise RecipeError(f"Trainer refuses these settings on {device}: {error}") from error
-    if arguments.n_gpu > 1:  # DataParallel would multiply the batch by the number of devices
-        arguments._n_gpu = 1
-    return arguments
+    return trainer_arguments(
+        device,
+        settings,
+        output_dir=str(folder),
+        per_device_train_batch_size=min(settings.batch_size, images),
+        dataloader_drop_last=True,  # a last batch of one image has no variance to normalise by
+        remove_unused_columns=False,
+        max_grad_norm=0.0,
+        save_strategy="no" if checkpoint_steps is None else "steps",
+        save_steps=checkpoint_steps or 500,
+        save_total_limit=2,
+    )

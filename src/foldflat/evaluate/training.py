@@ -16,7 +16,7 @@ from foldflat.evaluate.isolation import attributes_restored, quiet_transformers,
 from foldflat.evaluate.optional import require
 from foldflat.evaluate.prediction import padding_collator, require_fitting
 
-__all__ = ["TrainingRun", "TrainingSettings", "require_finite", "train_classifier"]
+__all__ = ["TrainingRun", "TrainingSettings", "require_finite", "train_classifier", "trainer_arguments"]
 
 _STEPS_PER_LOSS = 10  # how often the bar shows a new loss
 _SHORTEST = 8  # the special tokens of a pair are four in RoBERTa's way, and some text has to be left
@@ -117,28 +117,40 @@ def _trainer(model: nn.Module, dataset: Any, collator: Any, arguments: Any) -> A
 
 
 def _arguments(scratch: str, device: torch.device, settings: TrainingSettings, progress: bool) -> Any:
+    return trainer_arguments(
+        device,
+        settings,
+        output_dir=scratch,
+        per_device_train_batch_size=settings.batch_size,
+        warmup_steps=settings.warmup_ratio,  # below 1 it is a share of the steps
+        weight_decay=settings.weight_decay,
+        save_strategy="no",
+        logging_strategy="steps" if progress else "no",
+    )
+
+
+def trainer_arguments(device: torch.device, settings: Any, **own: Any) -> Any:
+    """Return Trainer's arguments: what every run has in common, from its settings, and its own.
+
+    Raises RecipeError where Trainer refuses them on this device.
+    """
     from transformers import TrainingArguments
 
     try:
         arguments = TrainingArguments(
-            output_dir=scratch,
             seed=settings.seed,
             num_train_epochs=settings.epochs,
             max_steps=settings.max_steps,
             learning_rate=settings.learning_rate,
-            per_device_train_batch_size=settings.batch_size,
-            warmup_steps=settings.warmup_ratio,  # below 1 it is a share of the steps
-            weight_decay=settings.weight_decay,
             bf16=settings.bf16,
             use_cpu=device.type == "cpu",
             dataloader_pin_memory=device.type == "cuda",
-            save_strategy="no",
-            logging_strategy="steps" if progress else "no",
             logging_steps=_STEPS_PER_LOSS,
             logging_nan_inf_filter=False,
             log_level="warning",
             disable_tqdm=True,
             report_to="none",
+            **own,
         )
     except ValueError as error:
         raise RecipeError(f"Trainer refuses these settings on {device}: {error}") from error

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from foldflat.errors import DataError, FoldflatError
-from foldflat.model.channels import call_arguments, inference_mode_of
+from foldflat.model.channels import call_arguments, inference_mode_of, on_device_of
 from foldflat.model.trial import first_output
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "examples_in",
     "first_examples",
     "logits_of",
-    "on_device_of",
     "parts_of",
     "run_batches",
     "watched_inputs",
@@ -105,12 +104,6 @@ def logits_of(model: nn.Module, batch: Any) -> Tensor:
     return logits
 
 
-def on_device_of(model: nn.Module, batch: Any) -> Any:
-    """Return a batch on the device of a network."""
-    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    return _moved(batch, device)
-
-
 def with_example(model: nn.Module, calibration: Any) -> tuple[Iterator[Any], Any]:
     """Return the batches of calibration data, and two examples on the network's device to trace it with.
 
@@ -179,11 +172,3 @@ def _cut(batch: Any, part: slice, count: int) -> Any:
     if isinstance(batch, Mapping):
         return {name: _cut(value, part, count) for name, value in batch.items()}
     return tuple(_cut(value, part, count) for value in batch) if isinstance(batch, (tuple, list)) else batch
-
-
-def _moved(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    if isinstance(batch, Mapping):
-        return {name: _moved(value, device) for name, value in batch.items()}
-    return tuple(_moved(value, device) for value in batch) if isinstance(batch, (tuple, list)) else batch

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from foldflat.axes import blocks
 from foldflat.filters.calibration import batches_of, examples_in, logits_of, parts_of
 from foldflat.filters.readers import columns_of, outputs_of, shift_target, weights_of, windows_of_inputs
-from foldflat.model.channels import ChannelMap
+from foldflat.model.channels import ChannelMap, eval_mode_of
 from foldflat.randomness import torch_generator
 
 __all__ = ["Moments", "measure_moments"]
@@ -111,13 +111,11 @@ class _Meter:
 @contextmanager
 def _watched(model: nn.Module, meters: dict[str, _Meter]) -> Iterator[None]:
     """Show layers' inputs and the derivatives of their outputs to the meters; leave no gradient on the network."""
-    modes = [(module, module.training) for module in model.modules()]
     required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.eval()
     try:
         for parameter, _ in required:
             parameter.requires_grad_(False)
-        with ExitStack() as stack:
+        with ExitStack() as stack, eval_mode_of(model):
             for name, meter in meters.items():
                 handle = model.get_submodule(name).register_forward_hook(_hook(meter))
                 stack.callback(handle.remove)
@@ -126,8 +124,6 @@ def _watched(model: nn.Module, meters: dict[str, _Meter]) -> Iterator[None]:
     finally:
         for parameter, wanted in required:
             parameter.requires_grad_(wanted)
-        for module, mode in modes:
-            module.training = mode
 
 
 def _hook(meter: _Meter) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from foldflat.errors import RecipeError
 from foldflat.filters.calibration import batches_of, examples_in, logits_of
-from foldflat.model.channels import ChannelMap
+from foldflat.model.channels import ChannelMap, eval_mode_of
 from foldflat.randomness import torch_generator
 
 __all__ = ["batchnorm_scales", "filter_norms", "random_scores", "taylor_scores"]
@@ -106,33 +106,35 @@ def _filters(module: nn.Module, weight: Tensor) -> Tensor:
 
 def _gradients(model: nn.Module, calibration: Any, sizes: list[int]) -> Iterator[dict[str, Tensor]]:
     """Yield by weight its product with the gradient of each batch's loss; append the batch's number of examples."""
-    modes = [(module, module.training) for module in model.modules()]
     weights = {name: tensor for name, tensor in model.named_parameters() if tensor.ndim > 1}
     required = {name: tensor.requires_grad for name, tensor in weights.items()}
-    model.eval()
     try:
         for tensor in weights.values():
             tensor.requires_grad_(True)
-        for batch in batches_of(calibration):
-            sizes.append(examples_in(batch))
-            with torch.enable_grad():
-                logits = logits_of(model, batch)
-                if logits.shape[1] == 1:
-                    raise RecipeError(
-                        f"{type(model).__name__} gives one number for each example, which has no classes to be sure "
-                        'of, so "taylor" has no loss; hint: another method'
-                    )
-                loss = F.cross_entropy(logits, logits.argmax(1))
-            found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-            yield {
-                name: torch.zeros_like(weight) if gradient is None else (gradient * weight).detach()
-                for (name, weight), gradient in zip(weights.items(), found, strict=True)
-            }
+        with eval_mode_of(model):
+            for batch in batches_of(calibration):
+                sizes.append(examples_in(batch))
+                with torch.enable_grad():
+                    loss = _own_loss(model, batch)
+                found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+                yield {
+                    name: torch.zeros_like(weight) if gradient is None else (gradient * weight).detach()
+                    for (name, weight), gradient in zip(weights.items(), found, strict=True)
+                }
     finally:
         for name, tensor in weights.items():
             tensor.requires_grad_(required[name])
-        for module, mode in modes:
-            module.training = mode
+
+
+def _own_loss(model: nn.Module, batch: Any) -> Tensor:
+    """Return the cross-entropy against the network's own predictions."""
+    logits = logits_of(model, batch)
+    if logits.shape[1] == 1:
+        raise RecipeError(
+            f"{type(model).__name__} gives one number for each example, which has no classes to be sure "
+            'of, so "taylor" has no loss; hint: another method'
+        )
+    return F.cross_entropy(logits, logits.argmax(1))
 
 
 def _add(totals: Tensor, counts: Tensor, ids: Tensor, values: Tensor) -> None:

@@ -93,7 +93,7 @@ def plan_filters(
         shifts=mean_shifts(model, channels, kept, scores.means),
         attributes=attributes_after(model, channels, kept),
         shapes={name: list(tensor.shape) for name, tensor in named_tensors(model).items()},
-        sha256=state_sha256(model),
+        sha256=state_sha256(named_tensors(model)),
         sizes_before=asdict(size.after(torch.ones_like(kept))),
         sizes_after=asdict(size.after(kept)),
         epsilon=epsilon,

@@ -52,7 +52,7 @@ def check_fits_network(plan: FilterPlan, model: nn.Module) -> list[str]:
         PlanMismatchError: a tensor is missing, new, or of another shape.
     """
     _check_shapes(plan, model)
-    if state_sha256(model) != plan.sha256:
+    if state_sha256(named_tensors(model)) != plan.sha256:
         return [f"{type(model).__name__} has other weights than those the plan was made for"]
     return []
 

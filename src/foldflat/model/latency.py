@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from foldflat.errors import DataError
-from foldflat.model.channels import call_arguments, inference_mode_of
+from foldflat.model.channels import call_arguments, device_of, inference_mode_of, on_device_of
 
 __all__ = ["Latency", "LayerCost", "layer_costs", "measure_latency"]
 
@@ -103,7 +103,7 @@ def layer_costs(model: nn.Module, example: Any) -> list[LayerCost]:
         model: run once, in eval mode and without gradients; left as it is.
         example: one batch, whose first axis is examples.
     """
-    positional, named = call_arguments(_on_device(example, _device(model)))
+    positional, named = call_arguments(on_device_of(model, example))
     layers = {name: module for name, module in model.named_modules() if isinstance(module, _COUNTED)}
     macs = dict.fromkeys(layers, 0)
     with ExitStack() as stack:
@@ -116,8 +116,8 @@ def layer_costs(model: nn.Module, example: Any) -> list[LayerCost]:
 
 
 def _one_pass(model: nn.Module, example: Any, clock: Callable[[], float]) -> Callable[[], float]:
-    device = _device(model)
-    positional, named = call_arguments(_on_device(example, device))
+    device = device_of(model)
+    positional, named = call_arguments(on_device_of(model, example))
 
     def run() -> float:
         _finish(device)
@@ -156,15 +156,3 @@ def _counter(macs: dict[str, int], name: str) -> Callable[[nn.Module, tuple[Any,
 
 def _weight_bytes(layer: nn.Module) -> int:
     return sum(parameter.numel() * parameter.element_size() for parameter in layer.parameters(recurse=False))
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-
-
-def _on_device(example: Any, device: torch.device) -> Any:
-    if isinstance(example, Tensor):
-        return example.to(device)
-    if isinstance(example, Mapping):
-        return {name: _on_device(value, device) for name, value in example.items()}
-    return tuple(_on_device(value, device) for value in example) if isinstance(example, (tuple, list)) else example

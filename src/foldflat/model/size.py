@@ -1,6 +1,7 @@
 """Count parameters and bytes."""
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +22,11 @@ def model_size_bytes(model: nn.Module) -> int:
     return sum(tensors.values())
 
 
-def state_sha256(model: nn.Module) -> str:
-    """Return the SHA-256 of every parameter and persistent buffer, in the order of their names."""
+def state_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of named tensors in the order of their names: names, types, shapes and numbers."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if isinstance(tensor, Tensor):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor_sha256(tensor.flatten())} {list(tensor.shape)}\n".encode())
     return digest.hexdigest()
 
 

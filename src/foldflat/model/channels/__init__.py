@@ -5,14 +5,24 @@
 """
 
 from foldflat.model.channels.groups import ChannelGroup, ChannelMap, Layer, named_tensors
-from foldflat.model.channels.tracing import call_arguments, inference_mode_of, trace_channels
+from foldflat.model.channels.tracing import (
+    call_arguments,
+    device_of,
+    eval_mode_of,
+    inference_mode_of,
+    on_device_of,
+    trace_channels,
+)
 
 __all__ = [
     "ChannelGroup",
     "ChannelMap",
     "Layer",
     "call_arguments",
+    "device_of",
+    "eval_mode_of",
     "inference_mode_of",
     "named_tensors",
+    "on_device_of",
     "trace_channels",
 ]

@@ -16,7 +16,14 @@ from foldflat.model.channels.shape_rules import SHAPE_RULES
 from foldflat.model.channels.values import Ids
 from foldflat.model.channels.walk import Walk, as_tensor
 
-__all__ = ["call_arguments", "inference_mode_of", "trace_channels"]
+__all__ = [
+    "call_arguments",
+    "device_of",
+    "eval_mode_of",
+    "inference_mode_of",
+    "on_device_of",
+    "trace_channels",
+]
 
 
 def trace_channels(model: nn.Module, example: Any) -> ChannelMap:
@@ -52,17 +59,41 @@ def call_arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (example,) if isinstance(example, Tensor) else tuple(example), {}
 
 
+def on_device_of(model: nn.Module, batch: Any) -> Any:
+    """Return a batch, in its own form, on the device of a network."""
+    return _moved(batch, device_of(model))
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of a network's first tensor; the processor where it has none."""
+    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+
 @contextmanager
-def inference_mode_of(model: nn.Module) -> Iterator[None]:
-    """Put a network into eval mode for a while, without gradients; every module gets its own mode back."""
+def eval_mode_of(model: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode for a while; every module gets its own mode back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@contextmanager
+def inference_mode_of(model: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode for a while, without gradients; every module gets its own mode back."""
+    with eval_mode_of(model), torch.no_grad():
+        yield
+
+
+def _moved(batch: Any, device: torch.device) -> Any:
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return {name: _moved(value, device) for name, value in batch.items()}
+    return tuple(_moved(value, device) for value in batch) if isinstance(batch, (tuple, list)) else batch
 
 
 def _exported(model: nn.Module, positional: tuple[Any, ...], named: dict[str, Any]) -> Any:
