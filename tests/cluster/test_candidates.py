@@ -7,9 +7,11 @@ from tests.tiny import planted_table
 from foldflat.cluster import candidates
 from foldflat.cluster.assignment import NARROW_MARGIN
 from foldflat.cluster.candidates import assign_nested, candidate_residuals
+from foldflat.cluster.distributed import Alone
 from foldflat.cluster.groups import Group, ranks_of
 from foldflat.cluster.rows import WeightedRows, distinct_rows
 from foldflat.cluster.subspace import eigenbases
+from foldflat.cluster.sweep import choices
 
 
 @pytest.fixture
@@ -54,3 +56,31 @@ def test_a_multiplier_moves_rows_to_lower_ranks(rows: WeightedRows, groups: list
     assert taken == sorted(taken, reverse=True)
     assert taken[0] > 5
     assert taken[-1] == 1
+
+
+def test_rows_of_a_basis_of_one_rank_may_go_anywhere(
+    rows: WeightedRows, groups: list[Group], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They get all distances, as a budget may ask for a lower rank than their own basis has; others still do not."""
+    groups[2].ranks = [5]
+    ranks = ranks_of(groups, torch.device("cpu"))
+    monkeypatch.setattr(candidates, "narrow_products_pay", lambda *_: True)
+    residuals = candidate_residuals(rows, groups, 0.02)
+    found = torch.isfinite(residuals).sum(1)
+    cheapest = (residuals + 0.02 * rows.counts[:, None] * ranks).argmin(1)
+    assert set(found[cheapest == 5].tolist()) == {6}
+    assert set(found[cheapest < 5].tolist()) == {2, 3, 6}
+
+
+def test_choices_count_the_labels_they_return(rows: WeightedRows, groups: list[Group]) -> None:
+    """Whatever the chunks, the labels at each multiplier are those of all rows at once and take what was counted."""
+    ranks, multipliers = ranks_of(groups), [0.01, 0.02, 0.03, 0.2]
+    residuals = candidate_residuals(rows, groups, 0.02)
+    found = choices(residuals.split(70), groups, multipliers, Alone())
+    assert 0 < len(found.moving) < len(rows)
+    for i, multiplier in enumerate(multipliers):
+        labels = found.labels_at(i).long()
+        assert torch.equal(labels, (residuals + multiplier * ranks).argmin(1))
+        assert found.numbers[i] == float(ranks[labels].sum())
+    assert found.numbers == sorted(found.numbers, reverse=True)
+    assert choices([], groups, [0.1], Alone()).numbers == [0]

@@ -24,8 +24,8 @@ def candidate_residuals(rows: WeightedRows, groups: Sequence[Group], multiplier:
     """Return (m, k) float64 weighted squared distances, infinite for subspaces of bases that are too dear for a row.
 
     The ranks of one basis cost nearly the same, so bfloat16 cannot choose between them; between bases it can. A row
-    gets distances in full precision to the subspaces of its cheapest basis alone, unless that is cheaper than the
-    next by less than 2^-8 of the row's energy: then to all.
+    gets distances in full precision to the subspaces of its cheapest basis alone; or to all, where that basis is
+    cheaper than the next by less than 2^-8 of the row's energy, or has one rank, which a budget may not allow.
 
     Args:
         rows: m distinct rows.
@@ -34,12 +34,13 @@ def candidate_residuals(rows: WeightedRows, groups: Sequence[Group], multiplier:
     """
     segments, parts = layout(groups, rows.table.device)
     # a row whose only basis has one rank could not pay less where a budget asks for it
-    stuck = any(len(group.ranks) == 1 for group in groups) and len(ranks_of(groups).unique()) > 1
+    stuck = [i for i, group in enumerate(groups) if len(group.ranks) == 1] if len(ranks_of(groups).unique()) > 1 else []
     total_rank = sum(len(segment) for segment in segments)
-    if stuck or len(groups) == 1 or not narrow_products_pay(rows, total_rank, 1.0):
+    if 2 * len(stuck) > len(groups) or len(groups) == 1 or not narrow_products_pay(rows, total_rank, 1.0):
         residuals = squared_residuals(rows, segments, parts=parts).double()
         return residuals.mul_(rows.weights[:, None])
     nearest = _nearest_basis(rows, groups, multiplier)
+    nearest[torch.isin(nearest, torch.tensor(stuck, device=nearest.device))] = len(groups)
     residuals = torch.full((len(rows), parts.shape[1]), torch.inf, dtype=torch.float64, device=rows.table.device)
     first = 0
     for group, members in zip(groups, members_by_label(nearest, len(groups) + 1), strict=False):

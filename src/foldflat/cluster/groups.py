@@ -10,6 +10,7 @@ from foldflat.cluster.subspace import eigenbasis
 
 __all__ = [
     "Group",
+    "groups_of",
     "layout",
     "longest_bases",
     "owners_of",
@@ -62,6 +63,14 @@ def owners_of(groups: Sequence[Group]) -> list[int]:
 def subspaces_of(groups: Sequence[Group]) -> tuple[list[Tensor], list[int]]:
     """Return the k bases (rank_i, d), and the group of each."""
     return [group.directions[:rank] for group in groups for rank in group.ranks], owners_of(groups)
+
+
+def groups_of(bases: Sequence[Tensor], owners: Sequence[int]) -> list[Group]:
+    """Return the groups, in increasing order, of k bases (rank_i, d): what `subspaces_of` took apart."""
+    ranks: dict[int, set[int]] = {}
+    for owner, basis in zip(owners, bases, strict=True):
+        ranks.setdefault(owner, set()).add(len(basis))
+    return [Group(basis, sorted(ranks[owner])) for owner, basis in longest_bases(bases, owners).items()]
 
 
 def longest_bases(bases: Sequence[Tensor], owners: Sequence[int]) -> dict[int, Tensor]:

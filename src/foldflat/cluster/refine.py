@@ -1,15 +1,16 @@
 """Subspaces found on a sample, carried to all rows of a table in few passes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from foldflat.cluster.groups import Group, ranks_of, stored_rank, turn
 from foldflat.cluster.subspace import eigenbasis
-from foldflat.cluster.sweep import Block, Totals, assign_and_total, assign_exactly, spending, totals_of
+from foldflat.cluster.sweep import Block, Choices, Totals, assign_and_total, choices, priced, totals_of
 from foldflat.errors import BudgetError
 
 __all__ = ["Refinement", "refine"]
@@ -70,9 +71,7 @@ def refine(
         if store is not None:
             store(state)
     left = budget - stored_rank(state.groups) * block.rows.shape[1]
-    near = state.multiplier
-    state.multiplier = _spending_multiplier(block, state.groups, near, left)
-    labels = assign_exactly(block, state.groups, state.multiplier, near)
+    labels, state.multiplier = _labels_within(block, state.groups, state.multiplier, left)
     _refit(block, state.groups, totals_of(block, labels, sum(len(group.ranks) for group in state.groups)))
     return labels
 
@@ -115,37 +114,51 @@ def _parameters(groups: Sequence[Group], totals: Totals) -> float:
     return float(ranks_of(groups) @ totals.counts.cpu()) + stored_rank(groups) * totals.grams.shape[1]
 
 
-def _spending_multiplier(block: Block, groups: Sequence[Group], multiplier: float, numbers: float) -> float:
-    """Return a multiplier at which the coefficients of all rows fit, at most 2e-5 above the smallest."""
+def _labels_within(block: Block, groups: Sequence[Group], multiplier: float, numbers: float) -> tuple[Tensor, float]:
+    """Return labels that take a number of coefficients at most, and their multiplier: 2e-5 above the smallest, at most.
+
+    Rows choose between the bases that are candidates at the multiplier given.
+    """
+
+    def chosen(distances: Iterable[Tensor], multipliers: Sequence[float]) -> Choices:
+        return choices(distances, groups, multipliers, block.team)
+
+    def of_all() -> Iterator[Tensor]:
+        return priced(block, groups, near)
+
+    near = multiplier
     if len(ranks_of(groups).unique()) == 1:
-        return multiplier
+        return chosen(of_all(), [near]).labels_at(0), near
     thin, share = _thinned(block)
+    few = list(priced(thin, groups, near))
     energy = sum((chunk.energy() for _, chunk in thin.chunks()), 0.0)
     energy = float(block.team.total(torch.tensor(energy, dtype=torch.float64)))
-    near = multiplier
     multiplier = max(multiplier, _LEAST_MULTIPLIER * energy, torch.finfo(torch.float64).tiny)
-    costs_nothing = spending(thin, groups, [0.0], near)[0] <= numbers * share
-    if costs_nothing and spending(block, groups, [0.0], near)[0] <= numbers:
-        return 0.0
+    if chosen(few, [0.0]).numbers[0] <= numbers * share:
+        free = chosen(of_all(), [0.0])
+        if free.numbers[0] <= numbers:
+            return free.labels_at(0), 0.0
     for ratio, rungs in _THINNED_LADDERS:
-        multiplier = _climb(thin, groups, multiplier, near, numbers * share, ratio, rungs)
-    return _climb(block, groups, multiplier, near, numbers, *_LADDER)
+        found, rung = _climb(partial(chosen, few), multiplier, numbers * share, ratio, rungs)
+        multiplier = found.multipliers[rung]
+    found, rung = _climb(lambda multipliers: chosen(of_all(), multipliers), multiplier, numbers, *_LADDER)
+    return found.labels_at(rung), found.multipliers[rung]
 
 
 def _climb(
-    block: Block, groups: Sequence[Group], multiplier: float, near: float, numbers: float, ratio: float, reach: int
-) -> float:
-    """Return the smallest multiplier that keeps to the numbers, but for a factor of at most `ratio`.
+    choose: Callable[[Sequence[float]], Choices], multiplier: float, numbers: float, ratio: float, reach: int
+) -> tuple[Choices, int]:
+    """Return choices and the place among them of the smallest multiplier that keeps to the numbers.
 
-    One pass tries `reach` multipliers to both sides.
+    It may be too large by a factor of at most `ratio`. One pass tries `reach` multipliers to both sides.
     """
     low, high, jump = 0.0, math.inf, 1
     while high > low * ratio:
-        rungs = [multiplier * ratio**i for i in range(-reach, reach + 1)]
-        fitting = [spent <= numbers for spent in spending(block, groups, rungs, near)]
+        found = choose([multiplier * ratio**i for i in range(-reach, reach + 1)])
+        fitting = [spent <= numbers for spent in found.numbers]
         if any(fitting) and not fitting[0]:
-            return rungs[fitting.index(True)]
-        low, high = (low, rungs[0]) if fitting[0] else (rungs[-1], high)
+            return found, fitting.index(True)
+        low, high = (low, found.multipliers[0]) if fitting[0] else (found.multipliers[-1], high)
         jump *= 2
         if low and high < math.inf:
             multiplier = math.sqrt(low * high)
@@ -154,7 +167,7 @@ def _climb(
         if not _SMALLEST < multiplier < _LARGEST:
             break
     if high < math.inf:
-        return high
+        return choose([high]), 0
     raise BudgetError(f"{numbers:.0f} coefficients are too few for the ranks found on a sample; hint: raise the budget")
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from foldflat.cluster.alternate import Alternation
 from foldflat.cluster.distributed import Alone, Team, place_of
 from foldflat.cluster.draws import Drawn, draw_by_shares, draw_uniformly
-from foldflat.cluster.groups import Group, longest_bases, ranks_of, subspaces_of
+from foldflat.cluster.groups import groups_of, ranks_of, subspaces_of
 from foldflat.cluster.importance import rough_bases, row_shares
 from foldflat.cluster.refine import Refinement, refine
 from foldflat.cluster.resume import Checkpoint
@@ -188,11 +188,7 @@ def _from_first(team: Team, find: Callable[[], _Found]) -> _Found:
 
 
 def _first_state(problem: Problem, state: Alternation) -> Refinement:
-    owners = state.groups or list(range(len(state.bases)))
-    ranks: dict[int, set[int]] = {}
-    for owner, basis in zip(owners, state.bases, strict=True):
-        ranks.setdefault(owner, set()).add(len(basis))
-    groups = [Group(basis, sorted(ranks[owner])) for owner, basis in longest_bases(state.bases, owners).items()]
+    groups = groups_of(state.bases, state.groups or range(len(state.bases)))
     free = len(ranks_of(groups).unique()) > 1
     return Refinement(groups, multiplier_for(problem, state) if free else 0.0)
 

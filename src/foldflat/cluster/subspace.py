@@ -4,6 +4,8 @@ A basis is a (j, d) matrix with orthonormal rows. The squared distance of a row 
 so one product of the rows with all bases gives every distance.
 """
 
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -33,8 +35,8 @@ _LEAST_SIDE_BY_SIDE = 128
 class BasisStack:
     """Hold k bases as one matrix, so that one product gives the energy of rows in every subspace.
 
-    Ranks are padded to a few common values, subspaces of one value stand together, and their energies are summed in
-    one call each.
+    Ranks are padded to at most eight values, with few zeros; subspaces of one value stand together, and their energies
+    are summed in one call each.
     """
 
     def __init__(self, bases: Sequence[Tensor], dtype: torch.dtype | None = None) -> None:
@@ -45,8 +47,7 @@ class BasisStack:
             dtype: type to multiply in; default that of the bases.
         """
         ranks = [len(basis) for basis in bases]
-        step = max(1, max(ranks) // _WIDTHS)
-        widths = [-(-rank // step) * step for rank in ranks]
+        widths = _padded(ranks)
         order = sorted(range(len(bases)), key=lambda i: widths[i])
         self._runs = [(width, widths.count(width)) for width in sorted(set(widths))]
         self.matrix = bases[0].new_zeros(sum(widths), bases[0].shape[1], dtype=dtype or bases[0].dtype)
@@ -71,6 +72,17 @@ class BasisStack:
         ]
         energies = (norms[0] if len(norms) == 1 else torch.cat(norms, 1)).square_()
         return energies if self._places is None else energies.index_select(1, self._places)
+
+
+def _padded(ranks: Sequence[int]) -> list[int]:
+    """Return for each rank one of at most eight widths that hold it; the two that cost least zeros are merged first."""
+    counts = sorted(Counter(ranks).items())
+    while len(counts) > _WIDTHS:
+        zeros = [counts[i][1] * (counts[i + 1][0] - counts[i][0]) for i in range(len(counts) - 1)]
+        i = zeros.index(min(zeros))
+        counts[i : i + 2] = [(counts[i + 1][0], counts[i][1] + counts[i + 1][1])]
+    widths = [width for width, _ in counts]
+    return [widths[bisect_left(widths, rank)] for rank in ranks]
 
 
 def members_by_label(labels: Tensor, k: int) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """One pass over all rows of a table, chunk by chunk: assignment and Gram matrices, added up over a team."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from foldflat.cluster.rows import WeightedRows, every_row
 from foldflat.cluster.source import RowSource
 from foldflat.cluster.subspace import gram_matrix, members_by_label
 
-__all__ = ["Block", "Totals", "assign_and_total", "assign_exactly", "chunk_rows", "spending", "totals_of"]
+__all__ = ["Block", "Choices", "Totals", "assign_and_total", "choices", "chunk_rows", "priced", "totals_of"]
 
 CHUNK_ELEMENTS = 1 << 24
 """Numbers of a chunk of rows (64 MiB in float32): enough of each subspace for products to run at speed."""
@@ -86,33 +86,69 @@ def totals_of(block: Block, labels: Tensor, k: int) -> Totals:
     return sums.over(block.team)
 
 
-def assign_exactly(block: Block, groups: Sequence[Group], multiplier: float, near: float) -> Tensor:
-    """Return (n,) int16 labels of the block's own rows, as `spending` counts them."""
-    labels = torch.empty(len(block), dtype=torch.int16)
-    ranks = ranks_of(groups, block.rows.device)
-    for part, chunk in block.chunks():
-        residuals = candidate_residuals(chunk, groups, near)
-        labels[part] = (residuals + multiplier * ranks).argmin(1).to("cpu", torch.int16)
-    return labels
+@dataclass(frozen=True)
+class Choices:
+    """Hold where rows go at each of rising multipliers, which few of them change their mind between.
 
-
-def spending(block: Block, groups: Sequence[Group], multipliers: Sequence[float], near: float) -> list[float]:
-    """Return the coefficients that all rows of all ranks together take at each of rising multipliers.
-
-    Rows choose between the bases that are candidates at the multiplier `near`.
+    Attributes:
+        multipliers: energy that one coefficient must save.
+        numbers: coefficients that all rows of all ranks take at each multiplier.
+        settled: (n,) int16 labels of this rank's own rows at the first multiplier.
+        moving: (m,) positions of rows that go elsewhere at the last.
+        residuals: (m, k) float64 weighted squared distances of those.
+        ranks: (k,) float64.
     """
-    ranks = ranks_of(groups, block.rows.device)
-    spent = torch.zeros(len(multipliers), dtype=torch.float64, device=ranks.device)
+
+    multipliers: Sequence[float]
+    numbers: list[float]
+    settled: Tensor
+    moving: Tensor
+    residuals: Tensor
+    ranks: Tensor
+
+    def labels_at(self, i: int) -> Tensor:
+        """Return (n,) int16 labels at the i-th multiplier, exactly those that were counted."""
+        moved = _cheapest(self.residuals, self.multipliers[i], self.ranks)
+        return self.settled.index_copy(0, self.moving, moved.to("cpu", torch.int16))
+
+
+def priced(block: Block, groups: Sequence[Group], near: float) -> Iterator[Tensor]:
+    """Yield (rows, k) float64 weighted squared distances, chunk by chunk; see `candidate_residuals`."""
     for _, chunk in block.chunks():
-        residuals = candidate_residuals(chunk, groups, near)
-        most, least = ((residuals + end * ranks).argmin(1) for end in (multipliers[0], multipliers[-1]))
+        yield candidate_residuals(chunk, groups, near)
+
+
+def choices(distances: Iterable[Tensor], groups: Sequence[Group], multipliers: Sequence[float], team: Team) -> Choices:
+    """Assign every row to its cheapest subspace at each of rising multipliers.
+
+    Args:
+        distances: those of this rank's rows, see `priced`.
+        groups: subspaces.
+        multipliers: energy that one coefficient must save.
+        team: who holds the other rows.
+    """
+    settled, moving, kept, first = [torch.empty(0, dtype=torch.int16)], [torch.empty(0, dtype=torch.int64)], [], 0
+    ranks = ranks_of(groups)
+    spent = torch.zeros(len(multipliers), dtype=torch.float64)
+    for residuals in distances:
+        ranks = ranks.to(residuals.device)
+        most, least = (_cheapest(residuals, end, ranks) for end in (multipliers[0], multipliers[-1]))
         # a higher multiplier never raises a rank, so what both ends agree on holds between them
-        spent += ranks[most[most == least]].sum()
-        moving = residuals[most != least]
+        spent += float(ranks[most[most == least]].sum())
+        changing = torch.nonzero(most != least).squeeze(1)
+        kept.append(residuals[changing])
         for i, multiplier in enumerate(multipliers):
-            spent[i] += ranks[(moving + multiplier * ranks).argmin(1)].sum()
-    found: list[float] = block.team.total(spent).tolist()
-    return found
+            spent[i] += float(ranks[_cheapest(kept[-1], multiplier, ranks)].sum())
+        settled.append(most.to("cpu", torch.int16))
+        moving.append(first + changing.cpu())
+        first += len(residuals)
+    rest = torch.cat(kept) if kept else torch.empty(0, len(ranks), dtype=torch.float64)
+    numbers: list[float] = team.total(spent).tolist()
+    return Choices(multipliers, numbers, torch.cat(settled), torch.cat(moving), rest, ranks)
+
+
+def _cheapest(residuals: Tensor, multiplier: float, ranks: Tensor) -> Tensor:
+    return (residuals + multiplier * ranks).argmin(1)
 
 
 class _Sums:

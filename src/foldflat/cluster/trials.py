@@ -10,6 +10,7 @@ from foldflat.cluster.allocation import largest_equal_rank
 from foldflat.cluster.alternate import Alternation
 from foldflat.cluster.assignment import assign_within, squared_residuals
 from foldflat.cluster.fit import continue_fit, fitted_cost
+from foldflat.cluster.groups import groups_of, layout
 from foldflat.cluster.nesting import LEVELS, PHASES, nest
 from foldflat.cluster.rows import WeightedRows
 from foldflat.cluster.seeding import first_partition
@@ -260,7 +261,15 @@ def _judged(problem: Problem, state: Alternation) -> tuple[float, float]:
     ranks = torch.tensor([len(basis) for basis in state.bases], dtype=torch.float64, device=device)
     fitted = problem.rows.counts
     numbers = float((fitted * ranks[state.labels]).sum() / fitted.sum())
-    residuals = squared_residuals(judges, state.bases).double().mul_(judges.weights[:, None])
+    residuals = _residuals(judges, state).double().mul_(judges.weights[:, None])
     allowed = numbers * float(judges.counts.sum()) * (1 + 1e-9)
     labels, multiplier = assign_within(judges, residuals, ranks, allowed, state.multiplier)
     return float(residuals.gather(1, labels[:, None]).sum()), multiplier
+
+
+def _residuals(rows: WeightedRows, state: Alternation) -> Tensor:
+    if not state.groups:
+        return squared_residuals(rows, state.bases)
+    # what subspaces of one basis have in common is multiplied once
+    segments, parts = layout(groups_of(state.bases, state.groups), rows.table.device)
+    return squared_residuals(rows, segments, parts)

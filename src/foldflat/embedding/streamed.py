@@ -52,7 +52,7 @@ def encode(block: Block, found: StreamedFit, *, stored: torch.dtype, folder: Pat
     for start, encoded in _encoded_chunks(block, codes, bases, stored, sums):
         for sender, rows in enumerate(block.team.rows_to_first(encoded)):
             if module is not None:
-                _place(module, starts[sender] + start, rows.cpu())
+                _place(module, starts[sender] + start, rows.cpu(), folder)
     lost, energy, weighted_lost, weighted_energy = block.team.total(sums).tolist()
     if not math.isfinite(lost):
         raise DataError(f"rows of this table do not fit into {stored}; hint: coefficients='float32'")
@@ -98,13 +98,17 @@ def _collector(
     )
     module.sizes = sizes
     for i, shape in enumerate(zip(sizes, ranks, strict=True)):
-        module.coefficients[i] = nn.Parameter(_mapped(folder / f"coefficients.{i}", shape, stored))
+        module.coefficients[i] = nn.Parameter(_mapped(_file(folder, i), shape, stored))
     with torch.no_grad():
         for group, basis in longest.items():
             module.bases[numbers[group]].copy_(basis)
     module.assignment.copy_(every)
     module.rebuild()
     return module, torch.tensor([0, *map(len, parts)]).cumsum(0).tolist()
+
+
+def _file(folder: Path, i: int) -> Path:
+    return folder / f"coefficients.{i}"
 
 
 def _mapped(file: Path, shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
@@ -147,10 +151,16 @@ def _encoded_chunks(
         yield start, padded
 
 
-@torch.no_grad()
-def _place(module: SubspaceEmbedding, first: int, rows: Tensor) -> None:
+def _place(module: SubspaceEmbedding, first: int, rows: Tensor, folder: Path) -> None:
+    """Write the coefficients of consecutive rows to their files, which hold rows of one subspace in that order.
+
+    What is written through a mapping would stay in memory, so it is not.
+    """
     codes = module.assignment[first : first + len(rows)].long()
     positions = module.position[first : first + len(rows)].long()
     for i, members in enumerate(members_by_label(codes, len(module.ranks))):
-        if len(members):
-            module.coefficients[i][positions[members]] = rows[members, : module.ranks[i]]
+        if len(members) and module.ranks[i]:
+            kept = rows[members, : module.ranks[i]].contiguous()
+            with _file(folder, i).open("r+b") as stream:
+                stream.seek(int(positions[members[0]]) * kept[0].nbytes)
+                stream.write(kept.view(torch.uint8).numpy().data)
