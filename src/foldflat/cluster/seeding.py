@@ -61,11 +61,14 @@ def spherical_partition(rows: WeightedRows, k: int, seed: int) -> Tensor:
 
 
 def _direction_centres(rows: WeightedRows, positions: Tensor, k: int, seed: int) -> Tensor:
-    block = rows.block(positions)
-    norms = block.norm(dim=1)
+    directions = rows.block(positions)
+    norms = directions.norm(dim=1)
     usable = norms > 0
     if not bool(usable.any()):
-        return block[:1]
-    directions = (block[usable] / norms[usable, None]).cpu().numpy()
+        return directions[:1]
+    directions = directions if bool(usable.all()) else directions[usable]
+    # of large samples each copy counts, and k-means makes some of its own
+    directions /= norms[usable, None]
     weights = rows.weights[positions][usable].cpu().numpy()
-    return torch.from_numpy(kmeans_centres(directions, weights, k, seed)).to(block.device, block.dtype)
+    centres = kmeans_centres(directions.cpu().numpy(), weights, k, seed)
+    return torch.from_numpy(centres).to(rows.table.device, rows.dtype)
