@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from filters.tables import comparison, largest, networks, shares
+from filters.tables import at_equal_macs, comparison, largest, networks, shares
 from shared import ROOT, read_json
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "experiments" / "filters" / "README.md")
@@ -240,6 +240,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "machines": machines,
     "planted": planted,
     "filters": comparison,
+    "filters at equal macs": at_equal_macs,
     "networks": networks,
     "largest": largest,
     "shares": shares,

@@ -3,7 +3,8 @@
 A cell is one network, method, keep ratio and seed; it is written as it comes, and never run twice. The seed draws the
 200 calibration images, what a method draws, and the order of retraining. Torch-Pruning prunes by itself, its ratio
 searched until the size is within 1 % of the target: one ratio for all layers, or where its steps are too large for
-that, its global threshold. Writes experiments/filters/results.
+that, its global threshold. The size is that in parameters, or with `--measure macs` in multiplications. Writes
+experiments/filters/results.
 
     python experiments/filters/run.py [--nets resnet20 ..] [--keep 0.6 ..] [--methods pfp ..] [--seeds 0 ..]
 """
@@ -61,32 +62,42 @@ def load_net(name: str) -> nn.Module:
     return model.eval()
 
 
-def pruned_by_us(model: nn.Module, method: str, keep: float, seed: int, batches: list[Tensor]) -> nn.Module:
+def parameters(model: nn.Module) -> int:
+    """Return how many numbers a network holds."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+MEASURES = {"parameters": parameters, "macs": macs}
+
+
+def pruned_by_us(recipe: dict[str, Any], model: nn.Module, batches: list[Tensor]) -> nn.Module:
     """Return our smaller network."""
-    recipe = foldflat.FilterRecipe(keep_ratio=keep, seed=seed, **METHODS[method])
-    return foldflat.compress(model, recipe, batches).model
+    return foldflat.compress(model, foldflat.FilterRecipe(**recipe), batches).model
 
 
-def pruned_by_peer(model: nn.Module, importance: str, target: int, batches: list[Tensor]) -> tuple[nn.Module, str]:
-    """Return Torch-Pruning's network whose size is nearest to `target`, and how its ratio was spread.
+def pruned_by_peer(
+    model: nn.Module, importance: str, keep: float, measure: str, batches: list[Tensor]
+) -> tuple[nn.Module, str]:
+    """Return Torch-Pruning's network whose size is nearest to the share `keep`, and how its ratio was spread.
 
     One ratio for all layers where that comes within 1 % of the whole network, otherwise one threshold for all.
 
     Raises:
         LookupError: neither does.
     """
-    whole = sum(parameter.numel() for parameter in model.parameters())
+    size_of = MEASURES[measure]
+    whole = size_of(model)
     for spread in ("uniform", "global"):
         found: dict[int, nn.Module] = {}
         low, high = 0.0, 0.99
         for _ in range(16):
             ratio = (low + high) / 2
             tried = _peer(model, importance, ratio, batches, whole_network=spread == "global")
-            size = sum(parameter.numel() for parameter in tried.parameters())
+            size = size_of(tried)
             found[size] = tried
-            low, high = (ratio, high) if size > target else (low, ratio)
-        nearest = min(found, key=lambda size: abs(size - target))
-        if abs(nearest - target) <= 0.01 * whole:
+            low, high = (ratio, high) if size > keep * whole else (low, ratio)
+        nearest = min(found, key=lambda size: abs(size - keep * whole))
+        if abs(nearest - keep * whole) <= 0.01 * whole:
             return found[nearest], spread
     raise LookupError("no pruning ratio comes within 1 % of the size")
 
@@ -116,22 +127,22 @@ def _peer(model: nn.Module, importance: str, ratio: float, batches: list[Tensor]
     return model
 
 
-def cell(net: str, method: str, keep: float, seed: int, train: ImageDataset, test: ImageDataset) -> dict[str, Any]:
+def cell(values: dict[str, Any], train: ImageDataset, test: ImageDataset) -> dict[str, Any]:
     """Prune, score, retrain, score."""
+    net, method, keep, seed, measure = (values[k] for k in ("net", "method", "keep_ratio", "seed", "measure"))
     model = load_net(net)
     batches = calibration_batches(train, IMAGES, seed, batch_size=50)
-    before = sum(parameter.numel() for parameter in model.parameters())
-    values: dict[str, Any] = {"net": net, "method": method, "keep_ratio": keep, "seed": seed}
     started = time.perf_counter()
     try:
         if method in METHODS:
-            small = pruned_by_us(model, method, keep, seed, batches)
+            recipe = METHODS[method] | {"keep_ratio": keep, "measure": measure, "seed": seed}
+            small = pruned_by_us(recipe, model, batches)
         else:
-            small, values["spread"] = pruned_by_peer(model, PEERS[method], round(keep * before), batches)
+            small, values["spread"] = pruned_by_peer(model, PEERS[method], keep, measure, batches)
     except (BudgetError, LookupError, RuntimeError, AttributeError, AssertionError) as error:
         return values | {"failed": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
     values["prune_seconds"] = time.perf_counter() - started
-    values["parameters_kept"] = sum(parameter.numel() for parameter in small.parameters()) / before
+    values["parameters_kept"] = parameters(small) / parameters(model)
     values["macs_kept"] = macs(small) / macs(model)
     values["before"] = score_images(small, test)
     settings = RetrainingSettings(
@@ -150,6 +161,7 @@ def main() -> None:
     parser.add_argument("--keep", nargs="+", type=float, default=[0.6, 0.4, 0.8, 0.2])
     parser.add_argument("--methods", nargs="+", choices=[*METHODS, *PEERS], default=[*METHODS, *PEERS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--measure", choices=MEASURES, default="parameters")
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -160,13 +172,15 @@ def main() -> None:
         if not file.exists():
             score = score_images(load_net(net), test)
             model = load_net(net)
-            size = {"parameters": sum(p.numel() for p in model.parameters()), "macs": macs(model)}
+            size = {"parameters": parameters(model), "macs": macs(model)}
             write_json(file, {"net": net, "test": score, **size, "hardware": hardware()})
     for seed, keep, net, method in itertools.product(asked.seeds, asked.keep, asked.nets, asked.methods):
-        file = RESULTS / f"{net}-{method}-{keep}-{seed}.json"
+        measure = "" if asked.measure == "parameters" else f"-{asked.measure}"
+        file = RESULTS / f"{net}-{method}{measure}-{keep}-{seed}.json"
         if file.exists():
             continue
-        values = cell(net, method, keep, seed, train, test)
+        values = {"net": net, "method": method, "keep_ratio": keep, "seed": seed, "measure": asked.measure}
+        values = cell(values, train, test)
         write_json(file, values)
         scores = [f"{values[when]['accuracy']:.4f}" for when in ("before", "after") if when in values]
         print(net, method, keep, seed, *scores, values.get("failed", ""), flush=True)

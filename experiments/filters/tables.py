@@ -30,13 +30,21 @@ FOLDER = ROOT / "experiments" / "filters"
 
 def cells() -> list[dict[str, Any]]:
     """Return every cell that was run, baselines among them."""
-    return [read_json(file) for file in sorted((FOLDER / "results").glob("*.json"))]
+    found = [read_json(file) for file in sorted((FOLDER / "results").glob("*.json"))]
+    return [{"measure": "parameters"} | cell for cell in found]
 
 
 def accuracies(found: list[dict[str, Any]], net: str, method: str, keep: float, when: str) -> list[float]:
-    """Return accuracies in percent, one for each seed."""
-    chosen = (c for c in found if (c["net"], c.get("method"), c.get("keep_ratio")) == (net, method, keep))
-    return [100 * cell[when]["accuracy"] for cell in chosen if when in cell]
+    """Return accuracies in percent at a size in parameters, one for each seed."""
+    return [100 * cell[when]["accuracy"] for cell in of_method(found, net, method, keep) if when in cell]
+
+
+def of_method(
+    found: list[dict[str, Any]], net: str, method: str, keep: float, measure: str = "parameters"
+) -> list[dict[str, Any]]:
+    """Return the cells of a method at a size, one for each seed."""
+    asked = (net, method, keep, measure)
+    return [c for c in found if asked == tuple(c.get(key) for key in ("net", "method", "keep_ratio", "measure"))]
 
 
 def comparison() -> str:
@@ -56,6 +64,22 @@ def _of_net(found: list[dict[str, Any]], net: str) -> str:
             lines.append(f"| {label} | {' | '.join(map(_spread, values))} |")
         elif failures := {c["failed"] for c in found if (c["net"], c.get("method")) == (net, method) and "failed" in c}:
             lines.append(f"| {label} | {min(failures)} {'| ' * 2 * len(RATIOS)}".rstrip() + " |")
+    return "\n".join(lines)
+
+
+def at_equal_macs() -> str:
+    """Return a table of every network at one size in multiplications: what is left, and accuracy."""
+    found, keep = cells(), 0.6
+    lines = [
+        f"| network | method | MACs kept | parameters kept | {keep:.0%} of MACs: before | after |",
+        "|---|---|---|---|---|---|",
+    ]
+    for net, method in ((net, method) for net in NETS for method in LABELS):
+        own = [cell for cell in of_method(found, net, method, keep, "macs") if "after" in cell]
+        if own:
+            kept = (f"{statistics.mean(cell[key] for cell in own):.0%}" for key in ("macs_kept", "parameters_kept"))
+            scores = (_spread([100 * cell[when]["accuracy"] for cell in own]) for when in ("before", "after"))
+            lines.append(f"| {NETS[net]} | {LABELS[method]} | {' | '.join((*kept, *scores))} |")
     return "\n".join(lines)
 
 
