@@ -90,7 +90,7 @@ def seconds_an_image(model: nn.Module, method: str, cost: dict[str, Any]) -> flo
     if method == "reconstruction":
         channels = trace_channels(model, images[:2])
         started = CLOCK()
-        measure_moments(model, channels, images, 0)
+        measure_moments(model, channels, images, seed=0)
         return (CLOCK() - started) / len(images)
     return 0.0
 
@@ -190,8 +190,8 @@ def main() -> None:
     found = read_json(RESULT) if RESULT.is_file() else {"cells": {}}
     for name in settings.cells:
         found["cells"].pop(name, None)
-        found["cells"][name] = run_cell(name, settings)
-        write_json(RESULT, {**found, "clock": settings.clock, "pixels": PIXELS, "hardware": hardware()})
+        found["cells"][name] = run_cell(name, settings) | {"clock": settings.clock}
+        write_json(RESULT, {**found, "pixels": PIXELS, "hardware": hardware()})
         one = found["cells"][name]
         shares = {
             f"{form} {batch}": round(times["share"], 3)

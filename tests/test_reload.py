@@ -17,7 +17,7 @@ from tests.tiny import FAMILIES, tiny_inputs, tiny_model
 pytestmark = pytest.mark.xdist_group("reload")
 
 CASES = [(family, tied, "subspaces") for family in FAMILIES for tied in (True, False)] + [
-    (family, True, method) for family in ("bert", "gpt2") for method in ("svd", "int8", "int4")
+    (family, True, method) for family in ("bert", "gpt2") for method in ("svd", "int8", "int4", "mixed")
 ]
 
 WITH_FOLDFLAT = """
@@ -70,7 +70,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool, str
     for number, (family, tied, method) in enumerate(CASES):
         place = root / f"{family}-{tied}-{method}"
         model = tiny_model(family, tied=tied)
-        result = foldflat.compress(model, foldflat.EmbeddingRecipe(method=method))
+        recipe = {"coefficients": method, "budget_bytes": 12_000} if method == "mixed" else {"method": method}
+        result = foldflat.compress(model, foldflat.EmbeddingRecipe(**recipe))
         generator = torch.Generator().manual_seed(number)
         with torch.no_grad():
             for parameter in result.model.parameters():

@@ -4,7 +4,7 @@ Sizes are tried from large to small until one fails; each is pruned by the defau
 against the original's outputs. The test images decide, as in the papers' tables, so the size is an optimistic choice.
 Writes experiments/filters/largest/NET.json, after each size.
 
-    python experiments/filters/largest.py [--net resnet20] [--steps 2000] [--threads 1]
+    python experiments/filters/largest.py [--net resnet20] [--sizes 0.8 ..] [--steps 1000] [--threads 1]
 """
 
 import argparse
@@ -24,7 +24,7 @@ from shared import DATA, hardware, read_json, write_json
 import foldflat
 from foldflat.evaluate import RetrainingSettings, calibration_batches, load_images, retrain, score_images
 
-SIZES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+SIZES = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 ALLOWED = 0.005
 FOLDER = Path(__file__).resolve().parent / "largest"
 
@@ -32,7 +32,8 @@ FOLDER = Path(__file__).resolve().parent / "largest"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--net", choices=NETS, default="resnet20")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--sizes", nargs="+", type=float, default=SIZES)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
@@ -46,7 +47,7 @@ def main() -> None:
     values |= {"images": IMAGES, "allowed": ALLOWED, "hardware": hardware(), "sizes": []}
     if file.exists():
         values = read_json(file)
-    for keep in SIZES[len(values["sizes"]) :]:
+    for keep in asked.sizes[len(values["sizes"]) :]:
         result = foldflat.compress(original, foldflat.FilterRecipe(keep_ratio=keep), calibration_batches(train, IMAGES))
         cell: dict[str, Any] = {"keep_ratio": keep, "before": score_images(result.model, test)}
         retrain(result.model, train, settings, teacher=copy.deepcopy(original), progress=False)

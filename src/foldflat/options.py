@@ -44,7 +44,12 @@ Subspaces = Annotated[str, typer.Option("--subspaces", "-k", help='Number of sub
 EqualRanks = Annotated[
     bool, typer.Option("--equal-ranks", help="Give every subspace the same rank, as the paper does.")
 ]
-Coefficients = Annotated[str, typer.Option(help='Type of coefficients and bases: "same", float32, bfloat16.')]
+Coefficients = Annotated[
+    str,
+    typer.Option(
+        help='Type of coefficients and bases: "same", float32, bfloat16, mixed (trellis codes; with --budget).'
+    ),
+]
 RowWeights = Annotated[str | None, typer.Option(help="Token counts: .npy with one per row, or JSON token -> count.")]
 Include = Annotated[list[str] | None, typer.Option(help="Pattern of embeddings to replace; may be repeated.")]
 Network = Annotated[str, typer.Argument(help="package.module:function that builds a network, a folder, or a hub name.")]

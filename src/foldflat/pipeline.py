@@ -276,15 +276,16 @@ def hub_entry(table: TablePlan) -> dict[str, Any]:
 
 def _table_report(table: TablePlan) -> dict[str, Any]:
     values = asdict(table)
+    ranks = table.spec.get("ranks", [])
     return {
         "name": table.name,
         **{key: values[key] for key in values if key not in ("names", "spec", "sha256")},
         "keep_ratio": table.parameters_after / table.parameters_before,
         "relative_error": table.energy_lost**0.5,
         "weighted_relative_error": table.weighted_energy_lost**0.5,
-        "n_subspaces": len(table.spec.get("ranks", [])),
-        "n_bases": len(set(table.spec.get("groups", []))),
-        "ranks": table.spec.get("ranks", []),
+        "n_subspaces": len(ranks),
+        "n_bases": len(set(table.spec.get("groups", range(len(ranks))))),
+        "ranks": ranks,
     }
 
 

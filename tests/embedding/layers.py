@@ -7,9 +7,11 @@ from torch import Tensor, nn
 
 from foldflat.embedding.base import CompressedEmbedding
 from foldflat.embedding.baselines import QuantizedEmbedding
+from foldflat.embedding.mixing import fit_mixed
 from foldflat.embedding.module import SubspaceEmbedding
 
-KINDS = ("subspaces", "int8", "int4")
+KINDS = ("subspaces", "int8", "int4", "mixed")
+MIXED_BYTES = 9500
 
 
 def random_table(n: int, d: int, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -53,6 +55,9 @@ def layer_of(kind: str, *, n: int = 60, d: int = 12, padding_idx: int | None = N
     """Return a layer of one of `KINDS`."""
     if kind == "subspaces":
         return subspace_layer(n, d, padding_idx=padding_idx)[0]
+    if kind == "mixed":
+        weights = torch.logspace(0, 6, n, base=2, dtype=torch.float64)
+        return fit_mixed(random_table(n, d), weights, MIXED_BYTES, padding_idx=padding_idx)
     return QuantizedEmbedding.from_table(random_table(n, d), kind, padding_idx=padding_idx)
 
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from foldflat.embedding.base import CompressedEmbedding, CompressedHead
 from foldflat.embedding.baselines import QuantizedEmbedding, QuantizedHead
+from foldflat.embedding.mixed import MixedEmbedding, MixedHead
 from foldflat.embedding.module import SubspaceEmbedding, SubspaceHead
 from foldflat.errors import FormatVersionError
 
@@ -15,6 +16,7 @@ __all__ = ["embedding_from_spec", "head_of"]
 _CLASSES: dict[str, tuple[type[Any], type[CompressedHead]]] = {
     "SubspaceEmbedding": (SubspaceEmbedding, SubspaceHead),
     "QuantizedEmbedding": (QuantizedEmbedding, QuantizedHead),
+    "MixedEmbedding": (MixedEmbedding, MixedHead),
 }
 
 

@@ -14,6 +14,7 @@ from foldflat.embedding.base import CompressedEmbedding
 from foldflat.embedding.baselines import QuantizedEmbedding
 from foldflat.embedding.bounded import RatioSearch, svd_losses
 from foldflat.embedding.error import table_error
+from foldflat.embedding.mixing import fit_mixed
 from foldflat.embedding.module import MOST_BYTE_CODES, SubspaceEmbedding
 from foldflat.embedding.recipe import EmbeddingRecipe, stored_dtype
 from foldflat.embedding.storage import FORMATS
@@ -68,6 +69,8 @@ def fit(table: Table, recipe: EmbeddingRecipe, watch: Watch | None = None) -> Fi
     started = time.perf_counter()
     if recipe.method in FORMATS:
         fitted = _fit_format(table, recipe.method)
+    elif recipe.coefficients == "mixed":
+        fitted = _fit_mixed(table, recipe, watch)
     elif recipe.method == "auto":
         fitted = _fit_best(table, recipe, watch)
     elif recipe.max_error is not None:
@@ -91,6 +94,19 @@ def _fit_format(table: Table, name: str) -> Fitted:
             f"{table.budget_bytes}; hint: raise the budget to that or use method 'subspaces'"
         )
     return Fitted(module, name)
+
+
+def _fit_mixed(table: Table, recipe: EmbeddingRecipe, watch: Watch | None) -> Fitted:
+    assert table.budget_bytes is not None
+    module = fit_mixed(
+        table.weight,
+        table.row_weights,
+        table.budget_bytes,
+        padding_idx=table.padding_idx,
+        seed=recipe.seed,
+        watch=None if watch is None else lambda line: watch(f"{table.name or 'table'}: {line}"),
+    )
+    return Fitted(module, "mixed")
 
 
 def settings_for(table: Table, recipe: EmbeddingRecipe, parameters: float | None = None) -> SearchSettings:

@@ -16,7 +16,7 @@ from foldflat.errors import RecipeError
 __all__ = ["COEFFICIENTS", "DEFAULT_KEEP_RATIO", "METHODS", "EmbeddingRecipe", "stored_dtype"]
 
 METHODS = ("subspaces", "svd", *FORMATS, "auto")
-COEFFICIENTS = ("same", "float32", "bfloat16")
+COEFFICIENTS = ("same", "float32", "bfloat16", "mixed")
 DEFAULT_KEEP_RATIO = 0.6
 _MOST_SUBSPACES = 32767
 
@@ -36,7 +36,8 @@ class EmbeddingRecipe:
         row_weights: importance of rows, (n,). A tensor or array is used as it is. Counts, given as a path to .npy
             with n numbers, a path to JSON with token -> count, or "auto" (counted in the calibration data), are
             raised to the power 1/2.
-        coefficients: type that coefficients and bases are stored in: "same" as the table, "float32", "bfloat16".
+        coefficients: type that coefficients and bases are stored in: "same" as the table, "float32", "bfloat16"; or
+            "mixed", trellis codes with as many bits for each direction and row as it is worth, for `budget_bytes`.
         include: dotted-name patterns (as in fnmatch) of the embeddings to replace. None: the input embedding of a
             transformers model with its tied head; every nn.Embedding of any other module.
         exclude: patterns of embeddings to leave alone.
@@ -72,8 +73,16 @@ class EmbeddingRecipe:
             )
         if self.method in FORMATS and self.coefficients != "same":
             raise RecipeError(f'`coefficients` is {self.coefficients!r}, but "{self.method}" has none')
+        if self.coefficients == "mixed":
+            self._check_mixed()
         if not (isinstance(self.seed, int) and 0 <= self.seed < 2**32):
             raise RecipeError(f"`seed` is {self.seed!r}; hint: give an integer in [0, 2^32)")
+
+    def _check_mixed(self) -> None:
+        if self.method != "subspaces" or self.n_subspaces != "auto":
+            raise RecipeError('`coefficients` "mixed" choose their bases; hint: leave `method` and `n_subspaces` out')
+        if self.budget_bytes is None:
+            raise RecipeError('`coefficients` "mixed" have any size in bytes; hint: give `budget_bytes`')
 
     def _check_budget(self) -> None:
         given = [name for name in ("keep_ratio", "budget_bytes", "max_error") if getattr(self, name) is not None]

@@ -92,11 +92,12 @@ def is_streamed(rows: RowSource, recipe: EmbeddingRecipe, team: Team) -> bool:
     Raises:
         RecipeError: several processes were asked to do what one does in memory.
     """
-    fits = recipe.method in ("subspaces", "svd") and recipe.max_error is None
+    fits = recipe.method in ("subspaces", "svd") and recipe.max_error is None and recipe.coefficients != "mixed"
     if team.size > 1 and not fits:
         raise RecipeError(
             f"{team.size} processes cannot share method {recipe.method!r}"
             + (" with `max_error`" if recipe.max_error is not None else "")
+            + (' with `coefficients` "mixed"' if recipe.coefficients == "mixed" else "")
             + "; hint: run one process, or use 'subspaces' or 'svd' with a keep ratio or a budget"
         )
     return fits and (team.size > 1 or rows.shape[0] > SAMPLE_ROWS + JUDGE_ROWS)

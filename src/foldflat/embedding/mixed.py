@@ -1,0 +1,245 @@
+"""Embeddings whose coefficients are trellis-coded, with as many bits for each direction as it is worth."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from foldflat.axes import blocks
+from foldflat.embedding.base import CompressedEmbedding, CompressedHead
+from foldflat.embedding.trellis import Schedule, decode, window_values
+
+__all__ = ["ClassLayout", "MixedEmbedding", "MixedHead", "packed_labels"]
+
+_BLOCK_ELEMENTS = 1 << 20
+
+
+@dataclass(frozen=True)
+class ClassLayout:
+    """Say how the rows of one class are stored.
+
+    Attributes:
+        size: number of rows.
+        basis: which basis their coefficients are taken in.
+        pairs: bits of each pair of directions, see `foldflat.embedding.trellis.Schedule`.
+    """
+
+    size: int
+    basis: int
+    pairs: tuple[int, ...]
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """Return the windows of a row."""
+        return Schedule(self.pairs)
+
+
+class MixedEmbedding(CompressedEmbedding):
+    """Store row a of class c as a trellis code of its coefficients in a basis V, and return their sum with V.
+
+    Classes differ in their basis, and in the bits that their rows' weight is worth. All numbers are fixed: fine-tuning
+    trains the rest of the network around them.
+
+    Source: transform coding with reverse water-filling (Cover and Thomas, Elements of Information Theory, section
+    10.3.3), in one of several bases as in Maalouf et al., ICLR 2021; the bits by class are ours.
+
+    Attributes:
+        layouts: one for each class.
+        codes: (bytes,) uint8, the codes of the first class row by row, then of the second ..
+        scales: float16, of each coded direction of the first class, then of the second ..
+        bases: float16 (ranks together, d), one basis after the other.
+        window_values: (4096,) float16.
+        labels: packed class of every row, of as many bits as tell the classes apart; the last marks the padding row.
+        fixed: (1, d) the padding row as it was, or (0, d).
+    """
+
+    method = "mixed"
+    codes: Tensor
+    scales: Tensor
+    bases: Tensor
+    window_values: Tensor
+    labels: Tensor
+    fixed: Tensor
+    assignment: Tensor
+    position: Tensor
+
+    def __init__(
+        self,
+        n: int,
+        d: int,
+        layouts: Sequence[ClassLayout],
+        ranks: Sequence[int],
+        *,
+        padding_idx: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """Make an empty layer of a given layout.
+
+        Args:
+            n, d: shape of the table.
+            layouts: of the classes.
+            ranks: directions of each basis.
+            padding_idx: row to keep exactly.
+            dtype: type of the returned rows.
+        """
+        super().__init__(n, d, padding_idx, dtype=dtype, device=device)
+        self.layouts, self.ranks = list(layouts), list(ranks)
+        kept = 0 if padding_idx is None else 1
+        n_bytes = sum(layout.size * layout.schedule.n_bytes for layout in layouts)
+        coded = sum(len(layout.schedule.coded) for layout in layouts)
+        self._label_bits = _bits_for(len(layouts) + kept)
+        stored = {
+            "codes": ((n_bytes,), torch.uint8),
+            "scales": ((coded,), torch.float16),
+            "bases": ((sum(ranks), d), torch.float16),
+            "window_values": (window_values().shape, torch.float16),
+            "labels": ((-(-n * self._label_bits // 8),), torch.uint8),
+            "fixed": ((kept, d), dtype),
+        }
+        for name, (shape, stored_dtype) in stored.items():
+            self.register_buffer(name, torch.zeros(shape, dtype=stored_dtype, device=device))
+        for name, derived in (("assignment", torch.int16), ("position", torch.int32)):
+            self.register_buffer(name, torch.zeros(n, dtype=derived, device=device), persistent=False)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Return (t, d): the rows at ids (t,), each decoded once however often it is asked for."""
+        distinct, places = torch.unique(ids, return_inverse=True)
+        classes, order = torch.sort(self.assignment.index_select(0, distinct))
+        sizes = torch.bincount(classes.long(), minlength=len(self.layouts) + 1).tolist()
+        positions = self.position.index_select(0, distinct).index_select(0, order).split(sizes)
+        parts = [self._decoded(i, chosen) for i, chosen in enumerate(positions[:-1]) if len(chosen)]
+        parts += [self.fixed.index_select(0, chosen).float() for chosen in positions[-1:] if len(chosen)]
+        found = torch.cat(parts) if parts else torch.empty(0, self.embedding_dim, device=ids.device)
+        return torch.empty_like(found).index_copy(0, order, found).index_select(0, places).to(self.anchor.dtype)
+
+    def _decoded(self, i: int, positions: Tensor | slice) -> Tensor:
+        """Return float32 rows of class i."""
+        values, directions = self._coefficients(i, positions)
+        return values @ directions
+
+    def _coefficients(self, i: int, positions: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Return coefficients (b, coded) of rows of class i, and the directions (coded, d) that they belong to."""
+        directions = self._basis_of(i)[self.layouts[i].schedule.coded].float()
+        return self.read(i, positions) * self._scales_of(i).float(), directions
+
+    def read(self, i: int, positions: Tensor | slice) -> Tensor:
+        """Return coefficients (b, coded) of rows of class i, in units of their scales."""
+        codes, schedule = self._codes_of(i)[positions], self.layouts[i].schedule
+        if not schedule.n_bytes:
+            return self.window_values.new_empty(len(codes), 0, dtype=torch.float32)
+        return decode(codes, schedule, self.window_values)
+
+    def _codes_of(self, i: int) -> Tensor:
+        layout = self.layouts[i]
+        return _part(self.codes, [other.size * other.schedule.n_bytes for other in self.layouts], i).view(
+            layout.size, layout.schedule.n_bytes
+        )
+
+    def _scales_of(self, i: int) -> Tensor:
+        return _part(self.scales, [len(layout.schedule.coded) for layout in self.layouts], i)
+
+    def _basis_of(self, i: int) -> Tensor:
+        return _part(self.bases, self.ranks, self.layouts[i].basis)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return (.., n): hidden vectors are taken into each basis, so that no row is multiplied out."""
+        parts = []
+        for i, layout in enumerate(self.layouts):
+            inner = None
+            for part in blocks(layout.size, max(1, len(layout.schedule.coded)), elements=_BLOCK_ELEMENTS):
+                values, directions = self._coefficients(i, part)
+                inner = hidden.float() @ directions.T if inner is None else inner
+                parts.append(inner @ values.T)
+        parts.append(hidden.float() @ self.fixed.float().T)
+        starts = torch.tensor([0, *(layout.size for layout in self.layouts)], device=self.codes.device).cumsum(0)
+        columns = starts[self.assignment.long()] + self.position
+        return torch.cat(parts, -1).index_select(-1, columns).to(hidden.dtype)
+
+    @torch.no_grad()
+    def fill(self, i: int, codes: Tensor, scales: Tensor) -> None:
+        """Set codes (size, n_bytes) and scales (coded,) of class i."""
+        self._codes_of(i).copy_(codes)
+        self._scales_of(i).copy_(scales)
+
+    @torch.no_grad()
+    def rebuild(self) -> None:
+        """Unpack the classes, and renumber the rows within them."""
+        super().rebuild()
+        if self.labels.device.type == "meta":
+            return
+        assignment = _unpacked(self.labels, self._label_bits, self.num_embeddings).long()
+        order = torch.argsort(assignment, stable=True)
+        starts = torch.bincount(assignment, minlength=len(self.layouts) + 1).cumsum(0).roll(1)
+        starts[0] = 0
+        position = torch.empty_like(order)
+        position[order] = torch.arange(len(order), device=order.device)
+        self.position = (position - starts[assignment]).to(torch.int32)
+        self.assignment = assignment.to(torch.int16)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # what is stored in float16 is part of the code: a change of type is about the rows that are returned
+        kept = {name: self._buffers[name] for name in ("scales", "bases", "window_values")}
+        for name in kept:
+            self._buffers[name] = None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, tensor in kept.items():
+            assert tensor is not None
+            self._buffers[name] = fn(tensor.view(torch.int16)).view(torch.float16)
+        return self
+
+    def spec(self) -> dict[str, Any]:
+        """Return the layout: shape, classes, ranks of the bases, padding index."""
+        return {
+            "class": type(self).__name__,
+            "n": self.num_embeddings,
+            "d": self.embedding_dim,
+            "layouts": [asdict(layout) | {"pairs": list(layout.pairs)} for layout in self.layouts],
+            "ranks": self.ranks,
+            "padding_idx": self.padding_idx,
+        }
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any], *, dtype: torch.dtype, device: torch.device | str | None) -> Self:
+        """Return an empty layer of the layout that `spec` describes."""
+        layouts = [ClassLayout(item["size"], item["basis"], tuple(item["pairs"])) for item in spec["layouts"]]
+        padding_idx = spec["padding_idx"]
+        return cls(spec["n"], spec["d"], layouts, spec["ranks"], padding_idx=padding_idx, dtype=dtype, device=device)
+
+    @property
+    def parameters_stored(self) -> int:
+        """Return coded coefficients, directions of the bases, and the padding row."""
+        coded = sum(layout.size * len(layout.schedule.coded) for layout in self.layouts)
+        return coded + self.bases.numel() + self.fixed.numel()
+
+
+class MixedHead(CompressedHead):
+    """Give the output layer tied to a `MixedEmbedding`."""
+
+
+def _part(tensor: Tensor, sizes: Sequence[int], i: int) -> Tensor:
+    start = sum(sizes[:i])
+    return tensor[start : start + sizes[i]]
+
+
+def packed_labels(labels: Tensor, n_classes: int) -> Tensor:
+    """Return labels (n,) in 0 .. n_classes - 1, of 0, 1, 2, 4 or 8 bits each, as bytes."""
+    bits = _bits_for(n_classes)
+    if not bits:
+        return labels.new_empty(0, dtype=torch.uint8)
+    padded = torch.nn.functional.pad(labels.long(), (0, -len(labels) % (8 // bits))).view(-1, 8 // bits)
+    return (padded << torch.arange(0, 8, bits, device=labels.device)).sum(1).to(torch.uint8)
+
+
+def _bits_for(n_classes: int) -> int:
+    return next(bits for bits in (0, 1, 2, 4, 8) if n_classes <= 1 << bits)
+
+
+def _unpacked(packed: Tensor, bits: int, n: int) -> Tensor:
+    if not bits:
+        return torch.zeros(n, dtype=torch.uint8, device=packed.device)
+    shifts = torch.arange(0, 8, bits, device=packed.device, dtype=torch.uint8)
+    return ((packed[:, None] >> shifts) & ((1 << bits) - 1)).view(-1)[:n]

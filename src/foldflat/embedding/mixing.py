@@ -1,0 +1,271 @@
+"""From a table and bytes to trellis-coded rows: bases, classes of rows, bits for each direction."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from foldflat.axes import blocks, compute_dtype
+from foldflat.cluster.fit import fit_table
+from foldflat.cluster.rows import every_row
+from foldflat.cluster.subspace import eigenbasis, gram_matrix, members_by_label
+from foldflat.embedding.bits import RowClass, distortions, pairs_at, spent
+from foldflat.embedding.mixed import ClassLayout, MixedEmbedding, packed_labels
+from foldflat.embedding.trellis import encode, window_values
+from foldflat.errors import BudgetError
+
+__all__ = ["fit_mixed"]
+
+_BASES = (1, 2, 4, 8)
+_WEIGHT_CLASSES = 15
+_BISECTIONS = 40
+_SHARES_OF_RANK = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
+_FIT_STEPS = 20
+_BYTES = 2
+_LEAST_SCALE = 1e-6
+
+
+@dataclass(frozen=True)
+class _Scheme:
+    """Hold what is to be stored, before anything is coded.
+
+    Attributes:
+        labels: (n,) class of each row; the padding row's is the last.
+        bases: matrices (rank, d) with orthonormal rows, or a row of zeros at the end.
+        layouts: of the classes.
+        lost: predicted weighted loss.
+    """
+
+    labels: Tensor
+    bases: list[Tensor]
+    layouts: list[ClassLayout]
+    lost: float
+
+
+def fit_mixed(
+    table: Tensor,
+    row_weights: Tensor | None,
+    budget_bytes: int,
+    *,
+    padding_idx: int | None = None,
+    seed: int = 0,
+    watch: Callable[[str], None] | None = None,
+) -> MixedEmbedding:
+    """Store a table within bytes, every stored one counted, so that the weighted squared error is small.
+
+    Rows are split by their nearest of 1, 2, 4 or 8 subspaces and by their weight; each class has bits for its
+    directions where they save most, and the split that promises the least loss is coded.
+
+    Args:
+        table: (n, d), finite.
+        row_weights: (n,) positive, or None for one each.
+        budget_bytes: never exceeded.
+        padding_idx: row to keep exactly.
+        seed: of the subspaces.
+        watch: called with a line of progress.
+
+    Raises:
+        BudgetError: the budget is below the smallest code; the message names it.
+    """
+    n = len(table)
+    weights = torch.ones(n, dtype=torch.float64) if row_weights is None else row_weights.double().cpu()
+    by_weight = _weight_classes(weights, padding_idx)
+    best: _Scheme | None = None
+    for k in _BASES:
+        if 2 * k * table.shape[1] > n and k > 1:
+            break
+        scheme = _scheme(table, weights, by_weight, k, budget_bytes, padding_idx, seed)
+        if scheme is None or (best is not None and scheme.lost >= best.lost):
+            break
+        best = scheme
+    if best is None:
+        smallest = _least_bytes(table, by_weight, padding_idx)
+        raise BudgetError(
+            f"{budget_bytes} bytes are too few for a table of {n} x {table.shape[1]}; hint: the least is {smallest}"
+        )
+    if watch is not None:
+        watch(f"{len(best.layouts)} classes of rows in {len(best.bases)} bases")
+    return _coded(table, best, padding_idx)
+
+
+def _weight_classes(weights: Tensor, padding_idx: int | None) -> Tensor:
+    """Return (n,) classes of rows whose weights are alike, the heaviest first; -1 for the padding row."""
+    logs = weights.log2()
+    spread = float(logs.max() - logs.min())
+    step = max(1.0, spread / _WEIGHT_CLASSES)
+    classes = ((logs.max() - logs) / step).floor().long()
+    if padding_idx is not None:
+        classes[padding_idx] = -1
+    used, labels = torch.unique(classes, return_inverse=True)
+    found: Tensor = labels - int(used[0] < 0)
+    return found
+
+
+def _scheme(
+    table: Tensor,
+    weights: Tensor,
+    by_weight: Tensor,
+    k: int,
+    budget_bytes: int,
+    padding_idx: int | None,
+    seed: int,
+) -> _Scheme | None:
+    """Return the best ranks and bits for k bases, None where the budget is too small for them."""
+    n, d = table.shape
+    device = table.device
+    present = by_weight >= 0
+    owner = torch.zeros(n, dtype=torch.int64, device=device)
+    rows = every_row(table, torch.where(present, weights, 0.0))
+    if k > 1:
+        owner = fit_table(
+            table, rows.weights, n_subspaces=k, rank=max(1, d // 4), seed=seed, max_iter=_FIT_STEPS
+        ).labels
+    bases = [_even(eigenbasis(gram_matrix(rows, members))[1]) for members in members_by_label(owner, k)]
+    n_weights = int(by_weight.max()) + 1
+    labels = torch.where(present, owner.cpu() * n_weights + by_weight, k * n_weights)
+    used = torch.unique(labels[present])
+    numbers = torch.full((k * n_weights + 1,), len(used))
+    numbers[used] = torch.arange(len(used))
+    labels = numbers[labels]
+    owners = [int(label) // n_weights for label in used]
+    moments = _moments(table, labels, bases, owners)
+    sizes = torch.bincount(labels, minlength=len(used))[: len(used)].tolist()
+    means = [float(weights[labels == i].mean()) for i in range(len(used))]
+    overhead = _overhead(n, d, len(used), padding_idx, table.element_size())
+    best: _Scheme | None = None
+    for share in _SHARES_OF_RANK:
+        rank = 2 * max(1, math.ceil(share * d / 2))
+        classes = [
+            RowClass(size, mean, moment[:rank], float(moment[rank:].sum()))
+            for size, mean, moment in zip(sizes, means, moments, strict=True)
+        ]
+        found = _within(classes, owners, budget_bytes - overhead, d)
+        if found is None:
+            continue
+        lost = sum(c.size * c.weight * pairs_lost for c, (_, pairs_lost) in zip(classes, found, strict=True))
+        if best is None or lost < best.lost:
+            layouts = [ClassLayout(size, o, pairs) for size, o, (pairs, _) in zip(sizes, owners, found, strict=True)]
+            best = _Scheme(labels, bases, layouts, lost)
+    return None if best is None else _trimmed(best)
+
+
+def _even(basis: Tensor) -> Tensor:
+    """Return the basis with a row of zeros at the end where it has an odd number of rows."""
+    return basis if len(basis) % 2 == 0 else torch.cat([basis, torch.zeros_like(basis[:1])])
+
+
+def _moments(table: Tensor, labels: Tensor, bases: Sequence[Tensor], owners: Sequence[int]) -> list[np.ndarray]:
+    """Return for each class the mean squares of its rows' coefficients in their basis."""
+    found = []
+    for i, owner in enumerate(owners):
+        members = torch.nonzero(labels == i).squeeze(1).to(table.device)
+        total = torch.zeros(len(bases[owner]), dtype=torch.float64, device=table.device)
+        for part in blocks(len(members), table.shape[1]):
+            chosen = table[members[part]].to(bases[owner].dtype)
+            total += (chosen @ bases[owner].T).square().sum(0, dtype=torch.float64)
+        found.append((total / len(members)).cpu().numpy())
+    return found
+
+
+def _overhead(n: int, d: int, n_classes: int, padding_idx: int | None, itemsize: int) -> int:
+    kept = padding_idx is not None
+    return packed_labels(torch.zeros(n), n_classes + kept).numel() + _BYTES * len(window_values()) + kept * d * itemsize
+
+
+def _within(
+    classes: Sequence[RowClass], owners: Sequence[int], budget: int, d: int
+) -> list[tuple[tuple[int, ...], float]] | None:
+    """Return bits and loss of each class at the smallest price that keeps to the budget; None where none does."""
+
+    def at(price: float) -> tuple[list[tuple[tuple[int, ...], float]], int]:
+        found = [pairs_at(row_class, price) for row_class in classes]
+        pairs = [bits for bits, _ in found]
+        coded = sum(2 * sum(bit > 0 for bit in bits) for bits in pairs)
+        return found, spent(classes, pairs) + _BYTES * (coded + d * sum(_ranks(owners, pairs)))
+
+    low, high = 0.0, max(c.weight * float(c.variances.max(initial=0.0)) for c in classes) + np.finfo(float).tiny
+    if at(high)[1] > budget:
+        return None
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2 if low else high / 2**4
+        low, high = (middle, high) if at(middle)[1] > budget else (low, middle)
+        if high < np.finfo(float).tiny:
+            break
+    return at(high)[0]
+
+
+def _ranks(owners: Sequence[int], pairs: Sequence[tuple[int, ...]]) -> list[int]:
+    """Return the directions that each basis needs."""
+    ranks = [0] * (max(owners) + 1)
+    for owner, bits in zip(owners, pairs, strict=True):
+        last = max((i + 1 for i, bit in enumerate(bits) if bit), default=0)
+        ranks[owner] = max(ranks[owner], 2 * last)
+    return ranks
+
+
+def _trimmed(scheme: _Scheme) -> _Scheme:
+    """Return the scheme without directions that no class codes."""
+    ranks = _ranks([layout.basis for layout in scheme.layouts], [layout.pairs for layout in scheme.layouts])
+    layouts = [
+        ClassLayout(layout.size, layout.basis, layout.pairs[: ranks[layout.basis] // 2]) for layout in scheme.layouts
+    ]
+    ranks += [0] * (len(scheme.bases) - len(ranks))
+    bases = [basis[:rank] for basis, rank in zip(scheme.bases, ranks, strict=True)]
+    return _Scheme(scheme.labels, bases, layouts, scheme.lost)
+
+
+def _least_bytes(table: Tensor, by_weight: Tensor, padding_idx: int | None) -> int:
+    n, d = table.shape
+    return _overhead(n, d, int(by_weight.max()) + 1, padding_idx, table.element_size())
+
+
+@torch.no_grad()
+def _coded(table: Tensor, scheme: _Scheme, padding_idx: int | None) -> MixedEmbedding:
+    n, d = table.shape
+    module = MixedEmbedding(
+        n,
+        d,
+        scheme.layouts,
+        [len(basis) for basis in scheme.bases],
+        padding_idx=padding_idx,
+        dtype=table.dtype,
+        device=table.device,
+    )
+    kept = padding_idx is not None
+    module.labels.copy_(packed_labels(scheme.labels, len(scheme.layouts) + kept))
+    module.bases.copy_(torch.cat(scheme.bases))
+    module.window_values.copy_(window_values())
+    if padding_idx is not None:
+        module.fixed.copy_(table[padding_idx : padding_idx + 1])
+    starts = torch.tensor([0, *module.ranks]).cumsum(0).tolist()
+    for i, layout in enumerate(scheme.layouts):
+        if not layout.schedule.n_bytes:
+            continue
+        basis = module.bases[starts[layout.basis] : starts[layout.basis + 1]]
+        members = torch.nonzero(scheme.labels == i).squeeze(1).to(table.device)
+        _code_class(module, i, table, members, basis.to(compute_dtype(table.dtype)))
+    module.rebuild()
+    return module
+
+
+def _code_class(module: MixedEmbedding, i: int, table: Tensor, members: Tensor, basis: Tensor) -> None:
+    """Code the rows of a class, then take the scales that fit the codes best."""
+    schedule = module.layouts[i].schedule
+    coefficients = torch.cat(
+        [table[members[part]].to(basis.dtype) @ basis.T for part in blocks(len(members), len(basis))]
+    )
+    deviations = coefficients.square().mean(0).sqrt()
+    scales = torch.full_like(deviations, _LEAST_SCALE)
+    kept = torch.from_numpy(1 - distortions(schedule.pairs)).to(deviations)
+    scales[schedule.coded] = (deviations[schedule.coded] * kept.sqrt()).clamp_min(_LEAST_SCALE)
+    codes = encode(coefficients, scales, schedule, module.window_values)
+    module.fill(i, codes, scales[schedule.coded])
+    products = torch.zeros(2, len(schedule.coded), dtype=torch.float64, device=table.device)
+    for part in blocks(len(members), len(basis)):
+        read = module.read(i, part)
+        products[0] += (read * coefficients[part][:, schedule.coded]).sum(0, dtype=torch.float64)
+        products[1] += read.square().sum(0, dtype=torch.float64)
+    module.fill(i, codes, torch.where(products[1] > 0, products[0] / products[1], 0.0))

@@ -1,0 +1,225 @@
+"""Trellis codes: a row of numbers as a circle of bits, each number read from the last twelve of them.
+
+Number t of a row is `values[s]` times a scale, where the state s is the window of 12 bits that ends where the bits of
+number t end, the last of them counting most; the windows of neighbours overlap. Which circle of bits is nearest to a
+row is found by dynamic programming over the 4,096 states. At 2 bits a number, rows of 64 normal numbers lose .076 of
+their variance (measured), the best scalar code .118, and no code less than .0625.
+
+Source: Marcellin and Fischer, "Trellis Coded Quantization of Memoryless and Gauss-Markov Sources", IEEE Transactions
+on Communications 1990; windows on shifted bits with random values: Tseng et al., "QTIP", NeurIPS 2024, section 3.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from foldflat.axes import blocks
+from foldflat.randomness import torch_generator
+
+__all__ = ["LEAST_BYTES", "Schedule", "decode", "encode", "window_values"]
+
+_BITS = 12
+_STATES = 1 << _BITS
+_SEED = 0x7C0
+_SECOND = 2533
+"""Odd, so that a state times this goes through all states: the second number of a window reads other values."""
+
+_ROWS_AT_ONCE = 32
+_ENOUGH_BITS = 6 * _BITS
+
+LEAST_BYTES = 2
+"""Bytes of the shortest row: a window must not meet itself."""
+
+
+def window_values() -> Tensor:
+    """Return (4096,) float16 values of the windows: normal quantiles in random order."""
+    levels = torch.special.ndtri((torch.arange(_STATES, dtype=torch.float64) + 0.5) / _STATES)
+    shuffled: Tensor = levels[torch.randperm(_STATES, generator=torch_generator(_SEED))]
+    return shuffled.half()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Say how many bits each pair of neighbouring numbers has.
+
+    One bit of a pair is one window of which both are read; of more, each number has a window of its own.
+
+    Attributes:
+        pairs: bits of each pair of numbers, 0 to 16; whole bytes together, at least `LEAST_BYTES` or none.
+    """
+
+    pairs: tuple[int, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        """Return the bytes of a row."""
+        return sum(self.pairs) // 8
+
+    @cached_property
+    def steps(self) -> list[tuple[int, int, int]]:
+        """Return (first number, numbers read, bits) of each window."""
+        found = []
+        for i, bits in enumerate(self.pairs):
+            if bits == 1:
+                found.append((2 * i, 2, 1))
+            elif bits:
+                found += [(2 * i, 1, bits - bits // 2), (2 * i + 1, 1, bits // 2)]
+        return found
+
+    @cached_property
+    def ends(self) -> NDArray[np.int64]:
+        """Return where the bits of each window end."""
+        return np.cumsum([bits for _, _, bits in self.steps])
+
+    @property
+    def coded(self) -> list[int]:
+        """Return which numbers have bits."""
+        return [first + i for first, numbers, _ in self.steps for i in range(numbers)]
+
+
+def decode(codes: Tensor, schedule: Schedule, values: Tensor) -> Tensor:
+    """Return (b, numbers that have bits) float32 values in units of their scales.
+
+    Args:
+        codes: (b, n_bytes) uint8.
+        schedule: bits of the numbers.
+        values: (4096,) of the windows.
+    """
+    device = codes.device
+    begins = schedule.ends - _BITS
+    # three bytes hold any window of twelve bits; the first follows the last
+    places = [torch.from_numpy((begins // 8 + i) % schedule.n_bytes).to(device) for i in range(3)]
+    shifts = torch.from_numpy((begins % 8).astype(np.int32)).to(device)
+    first, second, third = (codes.index_select(1, place).to(torch.int32) for place in places)
+    states = ((first | (second << 8) | (third << 16)) >> shifts) & (_STATES - 1)
+    numbers = torch.tensor([count for _, count, _ in schedule.steps], device=device)
+    factors = torch.tensor([(1, _SECOND)[i] for _, count, _ in schedule.steps for i in range(count)], device=device)
+    states = (states.repeat_interleave(numbers, 1) * factors) & (_STATES - 1)
+    read: Tensor = values.float()[states]
+    return read
+
+
+def encode(rows: Tensor, scales: Tensor, schedule: Schedule, values: Tensor) -> Tensor:
+    """Return (b, n_bytes) uint8 codes of rows (b, numbers), whose windows begin where they end.
+
+    A first search with free ends says which window to begin with, a second one also ends with it. Where a round is
+    short, the first goes round several times, and the second tries the window of each.
+
+    Args:
+        rows: numbers to code.
+        scales: (numbers,) what a unit of the values stands for, positive where a number has bits.
+        schedule: bits of the numbers.
+        values: (4096,) of the windows.
+    """
+    turned, seams = _around(schedule)
+    search = _Search(scales, values.float(), len(turned))
+    codes = torch.empty(len(rows), schedule.n_bytes, dtype=torch.uint8, device=rows.device)
+    for part in blocks(len(rows), 1, elements=_ROWS_AT_ONCE):
+        block = rows[part].float().T.contiguous()
+        path = search.path(block, turned)[0]
+        least = block.new_full((block.shape[1],), torch.inf)
+        for seam in seams:
+            closed, costs = search.path(block, schedule.steps, path[seam])
+            better = costs < least
+            codes[part][better] = _packed([states[better] for states in closed], schedule)
+            least = torch.minimum(least, costs)
+    return codes
+
+
+def _around(schedule: Schedule) -> tuple[list[tuple[int, int, int]], list[int]]:
+    """Return steps with enough of them before and after the seams of the circle, and the steps that end at a seam."""
+    n_steps, rounds = len(schedule.steps), -(-_ENOUGH_BITS // (8 * schedule.n_bytes))
+    if rounds > 1:
+        return schedule.steps * (2 * rounds), [n_steps * turn - 1 for turn in range(1, 2 * rounds)]
+    middle = n_steps // 2
+    return schedule.steps[middle:] + schedule.steps[:middle], [n_steps - middle - 1]
+
+
+def _packed(path: Sequence[Tensor], schedule: Schedule) -> Tensor:
+    bits = [
+        (states[:, None] >> torch.arange(_BITS - count, _BITS, device=states.device)) & 1
+        for states, (_, _, count) in zip(path, schedule.steps, strict=True)
+    ]
+    eights = torch.cat(bits, 1).view(len(path[0]), schedule.n_bytes, 8)
+    return (eights << torch.arange(8, device=eights.device)).sum(2).to(torch.uint8)
+
+
+class _Search:
+    """Find the windows nearest to rows, over states that are rows of a matrix with one column for each row.
+
+    A step of R bits takes state s to (bits x 2^(12 - R)) + (s >> R). Its states share the bits dropped in groups, so
+    that all steps are whole-array operations on memory that is there already.
+    """
+
+    def __init__(self, scales: Tensor, values: Tensor, n_steps: int) -> None:
+        self._scales = scales.float().tolist()
+        order = (torch.arange(_STATES, device=values.device) * _SECOND) & (_STATES - 1)
+        self._values = torch.stack([values.square(), values, values[order].square(), values[order]], 1)
+        self._costs = values.new_empty(3, _STATES * _ROWS_AT_ONCE)
+        self._chosen = torch.empty(n_steps, _STATES * _ROWS_AT_ONCE, dtype=torch.bool, device=values.device)
+
+    def path(
+        self, block: Tensor, steps: Sequence[tuple[int, int, int]], begin: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor]:
+        """Return the states (b,) after each step, and the squared distances (b,) up to a constant of each row.
+
+        Args:
+            block: (numbers, b).
+            steps: first number, numbers read and bits of each.
+            begin: (b,) the state before the first step and after the last; None leaves both free.
+        """
+        costs, other = (space[: _STATES * block.shape[1]].view(_STATES, -1) for space in self._costs[:2])
+        costs.fill_(0.0 if begin is None else torch.inf)
+        if begin is not None:
+            costs.scatter_(0, begin[None], 0.0)
+        choices = []
+        for i, (first, numbers, bits) in enumerate(steps):
+            best, chosen = _oldest_dropped(costs, bits, self._costs[2], self._chosen[i])
+            choices.append(chosen)
+            torch.mm(self._values[:, : 2 * numbers], self._factors(block, first, numbers), out=other)
+            other.view(1 << bits, -1).add_(best.view(1, -1))
+            costs, other = other, costs
+        end = costs.argmin(0) if begin is None else begin
+        return _traced(end, steps, choices), costs.gather(0, end[None])[0]
+
+    def _factors(self, block: Tensor, first: int, numbers: int) -> Tensor:
+        """Return what the values are multiplied by for the squared distance, up to a constant of each row."""
+        factors = block.new_empty(2 * numbers, block.shape[1])
+        for i in range(numbers):
+            scale = self._scales[first + i]
+            factors[2 * i] = scale * scale
+            torch.mul(block[first + i], -2 * scale, out=factors[2 * i + 1])
+        return factors
+
+
+def _oldest_dropped(costs: Tensor, bits: int, numbers: Tensor, booleans: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return the least cost over the oldest bits of the states, and for each of those, last first, whether it is one.
+
+    Both lie in the memory given, at least as large as the costs: new memory would take longer than the search.
+    """
+    chosen, used = [], 0
+    costs = costs.view(_STATES >> bits, 1 << bits, -1)
+    for _ in range(bits):
+        lower, upper = costs.chunk(2, 1)
+        part = slice(used, used + lower.numel())
+        chosen.append(torch.lt(upper, lower, out=booleans[part].view(lower.shape)))
+        costs = torch.minimum(lower, upper, out=numbers[part].view(lower.shape))
+        used = part.stop
+    return costs, chosen
+
+
+def _traced(states: Tensor, steps: Sequence[tuple[int, int, int]], choices: list[list[Tensor]]) -> list[Tensor]:
+    path, columns = [], torch.arange(len(states), device=states.device)
+    for (_, _, bits), chosen in zip(reversed(steps), reversed(choices), strict=True):
+        path.append(states)
+        kept = states & ((_STATES >> bits) - 1)
+        dropped = torch.zeros_like(states)
+        for i, choice in enumerate(reversed(chosen)):
+            dropped += choice[kept, dropped, columns].long() << i
+        states = (kept << bits) | dropped
+    return path[::-1]

@@ -1,0 +1,131 @@
+"""Trellis-coded tables: within the budget, better where it matters, and refused where they cannot be."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from tests.embedding.layers import random_table
+from tests.tiny import planted_table
+from torch import Tensor
+
+import foldflat
+from foldflat.embedding import mixing
+from foldflat.embedding.baselines import QuantizedEmbedding
+from foldflat.embedding.error import table_error
+from foldflat.embedding.mixed import MixedEmbedding, packed_labels
+from foldflat.embedding.mixing import fit_mixed
+from foldflat.errors import BudgetError, RecipeError
+
+N, D = 1500, 24
+
+
+@pytest.fixture(scope="module")
+def table() -> Tensor:
+    """Return rows whose directions differ in variance."""
+    return random_table(N, D) * torch.logspace(0, -1, D)
+
+
+@pytest.mark.parametrize("ratio", [3, 5, 8])
+def test_the_budget_is_used_and_never_exceeded(table: Tensor, ratio: int) -> None:
+    """Every stored byte is counted, and less than three bytes a row are left over."""
+    budget = table.nbytes // ratio
+    module = fit_mixed(table, None, budget)
+    assert budget - 3 * N <= module.size_bytes <= budget
+    assert module.size_bytes == sum(tensor.nbytes for tensor in module.state_dict().values())
+
+
+def test_fewer_bytes_than_int4_rows_for_no_more_loss(table: Tensor) -> None:
+    """At four fifths of the bytes of int4 rows the loss is smaller, the table of windows left out of both."""
+    rival = QuantizedEmbedding.from_table(table, "int4")
+    module = fit_mixed(table, None, int(0.8 * rival.size_bytes) + 8192)
+    assert table_error(table, module).energy_lost < table_error(table, rival).energy_lost
+
+
+def test_heavy_rows_get_more_bits(table: Tensor) -> None:
+    """With skewed weights the weighted loss falls by a third; the heaviest tenth has twice the bytes of the rest."""
+    weights = torch.arange(1, N + 1, dtype=torch.float64).reciprocal()
+    budget = 8192 + 6 * N
+    plain, weighted = (fit_mixed(table, given, budget) for given in (None, weights))
+    assert table_error(table, weighted, weights).weighted < 0.67 * table_error(table, plain, weights).weighted
+    sizes = torch.tensor([layout.schedule.n_bytes for layout in weighted.layouts])
+    by_row = sizes[weighted.assignment.long()].double()
+    assert by_row[: N // 10].mean() > 2 * by_row[N // 10 :].mean()
+
+
+def test_several_bases_where_rows_lie_in_several_subspaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four planted planes of dimension 4 in 24 are found, and lose less than half of what one basis does."""
+    rows, _ = planted_table(3000, D, 4, 4, noise=0.02)
+    found = fit_mixed(rows, None, 8192 + 6 * 3000)
+    assert len(found.ranks) > 1
+    monkeypatch.setattr(mixing, "_BASES", (1,))
+    one = fit_mixed(rows, None, 8192 + 6 * 3000)
+    assert table_error(rows, found).energy_lost < 0.5 * table_error(rows, one).energy_lost
+
+
+def test_rows_do_not_depend_on_those_looked_up_beside_them(table: Tensor) -> None:
+    """A row twice and among all is the same but for rounding, in the shape asked for; the padding row is exact."""
+    module = fit_mixed(table, torch.linspace(1, 9, N), table.nbytes // 4, padding_idx=7)
+    ids = torch.tensor([[3, 7, 3], [N - 1, 0, 7]])
+    torch.testing.assert_close(module(ids), module.to_dense()[ids])
+    assert torch.equal(module(ids)[0, 0], module(ids)[0, 2])
+    assert torch.equal(module(torch.tensor([7]))[0], table[7])
+    assert module(torch.empty(0, dtype=torch.int64)).shape == (0, D)
+
+
+def test_a_change_of_type_is_about_what_is_returned(table: Tensor) -> None:
+    """Half precision returns the same rows rounded; codes, scales and bases stay as they are."""
+    module = fit_mixed(table, None, table.nbytes // 4)
+    half = copy.deepcopy(module).to(torch.bfloat16)
+    ids = torch.arange(50)
+    assert torch.equal(half(ids), module(ids).bfloat16())
+    assert all(torch.equal(a, b) for a, b in zip(half.buffers(), module.buffers(), strict=True) if a.numel())
+
+
+@pytest.mark.parametrize(("n_classes", "size"), [(1, 0), (2, 2), (3, 3), (16, 5), (17, 10)])
+def test_labels_are_packed_and_unpacked(n_classes: int, size: int) -> None:
+    """Ten labels take as many bytes as their bits, rounded up to a power of two each, need."""
+    labels = torch.arange(10) % n_classes
+    packed = packed_labels(labels, n_classes)
+    assert packed.shape == (size,)
+    assert packed.dtype == torch.uint8
+
+
+def test_a_saved_table_comes_back_and_the_report_counts_it(table: Tensor, tmp_path: Path) -> None:
+    """The same rows after a reload; the bytes reported are those of the module; no basis is shared."""
+    recipe = foldflat.EmbeddingRecipe(coefficients="mixed", budget_bytes=table.nbytes // 6)
+    result = foldflat.compress(torch.nn.Embedding.from_pretrained(table, padding_idx=2), recipe)
+    foldflat.save(result, tmp_path / "saved")
+    loaded = foldflat.load(tmp_path / "saved")
+    assert isinstance(result.model, MixedEmbedding)
+    assert torch.equal(loaded(torch.arange(N)), result.model(torch.arange(N)))
+    (entry,) = result.report["tables"]
+    assert entry["size_bytes_after"] == result.model.size_bytes <= table.nbytes // 6
+    assert entry["n_bases"] == entry["n_subspaces"] == len(result.model.ranks)
+
+
+def test_what_cannot_be_is_refused_with_the_way_out(table: Tensor) -> None:
+    """A budget below the windows and labels alone, a keep ratio, a number of subspaces."""
+    with pytest.raises(BudgetError, match=r"8000 bytes are too few for a table of 1500 x 24; hint: the least is 8192"):
+        fit_mixed(table, None, 8000)
+    with pytest.raises(RecipeError, match='"mixed" have any size in bytes; hint: give `budget_bytes`'):
+        foldflat.EmbeddingRecipe(keep_ratio=0.3, coefficients="mixed")
+    with pytest.raises(RecipeError, match='"mixed" choose their bases'):
+        foldflat.EmbeddingRecipe(budget_bytes=9000, coefficients="mixed", n_subspaces=3)
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (300, 1), (300, 5)])
+def test_small_and_odd_tables_are_coded_too(shape: tuple[int, int]) -> None:
+    """One row, one column, an odd number of columns: whatever the budget gives, nothing breaks."""
+    rows = random_table(*shape)
+    module = fit_mixed(rows, None, 8192 + 20 * max(shape) + 200)
+    assert module.to_dense().shape == shape
+    if len(rows) > 1:
+        assert table_error(rows, module).energy_lost < 0.1
+
+
+def test_rows_of_zeros_stay_zeros() -> None:
+    """A table of nothing takes no codes, and zero rows among others come back small."""
+    nothing = fit_mixed(torch.zeros(40, 8), None, 9000)
+    assert not nothing.to_dense().any()
+    assert isinstance(nothing, MixedEmbedding)
