@@ -135,9 +135,9 @@ def _pruning_speed(folder: Path) -> list[str]:
             lines.append(f"| {what} | {run['multiple']:.1f} x |")
     if (folder / "pruned_speed.json").is_file():
         found = read_json(folder / "pruned_speed.json")
-        clock = ", seconds of the processor" if found["clock"] == "processor" else ""
         # a cell without times says only what pruning takes
         for cell in (cell for cell in found["cells"].values() if "contiguous" in cell):
+            clock = ", seconds of the processor" if cell["clock"] == "processor" else ""
             rounded = f", channels in multiples of {cell['round_to']}" if cell["round_to"] > 1 else ""
             kept = f"{1 / cell['macs_ratio']:.0%} of its MACs{rounded}"
             for batch in cell["contiguous"]["batches"]:
@@ -232,6 +232,23 @@ def _mean(found: list[dict[str, Any]], key: str) -> float:
     return statistics.mean(cell[key] for cell in found)
 
 
+def rates() -> str:
+    """Return what is left of each table, from the most bytes to the fewest."""
+    lines = [
+        "| table | method | times smaller | energy lost | by counts | cosine | neighbours kept |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    found = cells("experiments/rates")
+    for cell in sorted((c for c in found if "bytes" in c), key=lambda c: (c["table"], -c["bytes"], c["method"])):
+        method = re.sub(r"-\d+$", "", cell["method"])
+        method = f"**{method}**" if method.startswith("mixed") else method
+        lines.append(
+            f"| {cell['table']} | {method} | {cell['ratio']:.1f} | {cell['energy_lost']:.2%} | "
+            f"{cell['energy_lost_by_counts']:.2%} | {cell['cosine']:.4f} | {cell['neighbours_kept']:.1%} |"
+        )
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "energy": energy,
     "glue": glue,
@@ -240,11 +257,12 @@ TABLES: dict[str, Callable[[], str]] = {
     "machines": machines,
     "planted": planted,
     "filters": comparison,
-    "filters at equal macs": at_equal_macs,
+    "filters-macs": at_equal_macs,
     "networks": networks,
     "largest": largest,
     "shares": shares,
     "sampled": sampled,
+    "rates": rates,
 }
 
 

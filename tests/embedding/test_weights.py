@@ -28,13 +28,18 @@ def test_numbers_are_used_as_they_are() -> None:
 
 
 def test_counts_are_raised_to_the_power_of_one_half(tmp_path: Path) -> None:
-    """From .npy by row, from .json by token; a token that never occurs keeps a thousandth of the largest weight."""
+    """From .npy by row, from .json by token; a token that never occurs counts once, as the rarest among shares."""
     np.save(tmp_path / "counts.npy", np.array([16, 9, 0]))
     (tmp_path / "counts.json").write_text(json.dumps({"a": 16, "b": 9, "elsewhere": 5}))
-    for name in ("counts.npy", "counts.json"):
+    np.save(tmp_path / "shares.npy", np.array([0.64, 0.36, 0.0]))
+    for name, expected in (
+        ("counts.npy", [4.0, 3.0, 1.0]),
+        ("counts.json", [4.0, 3.0, 1.0]),
+        ("shares.npy", [0.8, 0.6, 0.6]),
+    ):
         weights = resolve_row_weights(str(tmp_path / name), 3, name="t", vocabulary=VOCABULARY)
         assert weights is not None
-        torch.testing.assert_close(weights, torch.tensor([4.0, 3.0, 0.004], dtype=torch.float64))
+        torch.testing.assert_close(weights, torch.tensor(expected, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(
@@ -49,12 +54,12 @@ def test_counts_are_raised_to_the_power_of_one_half(tmp_path: Path) -> None:
     ],
 )
 def test_tokens_are_counted_where_they_are_not_masked(calibration: Any, counts: list[int]) -> None:
-    """One batch or several, tensors or dicts; padding under the mask does not count."""
+    """One batch or several, tensors or dicts; padding under the mask does not count, and the unseen count once."""
     if not isinstance(calibration, torch.Tensor | dict | UserDict | list):
         calibration = [torch.from_numpy(batch) for batch in calibration]
     weights = resolve_row_weights("auto", 4, name="t", calibration=calibration)
     assert weights is not None
-    expected = torch.tensor(counts, dtype=torch.float64).clamp_min(max(counts) * 1e-6).sqrt()
+    expected = torch.tensor(counts, dtype=torch.float64).clamp_min(1).sqrt()
     torch.testing.assert_close(weights, expected)
 
 

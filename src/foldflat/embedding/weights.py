@@ -31,7 +31,8 @@ def resolve_row_weights(
     """Return (n,) positive float64 weights as a recipe asks, or None.
 
     Args:
-        given: the recipe's `row_weights`.
+        given: the recipe's `row_weights`. Rows that were not counted count once, or as the rarest where
+            counts are shares.
         n: rows of the table.
         name: of the table, for messages.
         calibration: one batch or an iterable of batches, for "auto": tensors of ids, or dicts with "input_ids".
@@ -45,7 +46,9 @@ def resolve_row_weights(
         return None
     if isinstance(given, str | os.PathLike):
         counts = _counts(os.fspath(given), n, calibration, vocabulary)
-        return _checked(counts, n, name) ** COUNT_POWER
+        checked = _checked(counts, n, name)
+        # what was not seen in a sample of text will be seen some day
+        return checked.clamp_min(min(1.0, float(counts[counts > 0].min()))) ** COUNT_POWER
     return _checked(torch.as_tensor(given), n, name)
 
 
