@@ -27,8 +27,7 @@ def kmeans_centres(points: Array, weights: NDArray[np.float64], k: int, seed: in
     if _distinct_at_most(points, k):
         distinct: Array = np.unique(points, axis=0)
         return distinct
-    settings = {"max_iter": 25, "tol": 1e-3, "algorithm": "lloyd", "copy_x": False}
-    kmeans = KMeans(k, n_init=n_init, random_state=seed % 2**32, **settings)
+    kmeans = KMeans(k, n_init=n_init, max_iter=25, tol=1e-3, random_state=seed % 2**32, algorithm="lloyd", copy_x=False)
     with warnings.catch_warnings():
         # points that differ by rounding only leave centres without rows; the alternation refills those
         warnings.simplefilter("ignore", ConvergenceWarning)

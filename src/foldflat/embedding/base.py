@@ -1,7 +1,8 @@
 """What every replacement of an embedding has in common."""
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ class CompressedEmbedding(nn.Module):
 
     method: str
     anchor: Tensor
+    _codes: tuple[str, ...] = ()
+    """Buffers of floats that are part of the code: a change of type is about the rows that are returned."""
 
     def __init__(
         self,
@@ -104,6 +107,15 @@ class CompressedEmbedding(nn.Module):
         if name == "weight":
             raise _no_dense_weight(type(self).__name__)
         return super().__getattr__(name)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        kept = {name: getattr(self, name) for name in self._codes}
+        self._buffers.update(dict.fromkeys(kept))
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, tensor in kept.items():
+            bits = torch.int16 if tensor.element_size() == 2 else torch.int32
+            self._buffers[name] = fn(tensor.view(bits)).view(tensor.dtype)
+        return self
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

@@ -1,6 +1,5 @@
 """Embeddings stored as small integers: the rivals that subspaces are measured against."""
 
-from collections.abc import Callable
 from typing import Any, Self
 
 import torch
@@ -25,6 +24,7 @@ class QuantizedEmbedding(CompressedEmbedding):
 
     codes: Tensor
     scales: Tensor
+    _codes = ("scales",)
 
     def __init__(
         self,
@@ -63,15 +63,6 @@ class QuantizedEmbedding(CompressedEmbedding):
             table = self.format.decode(self.codes[part], self.scales[part], self.embedding_dim)
             parts.append(functional.linear(hidden, table.to(hidden.dtype)))
         return torch.cat(parts, -1)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # scales are part of the code: a change of type is about the rows that are returned
-        scales = self.scales
-        self._buffers["scales"] = None
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        bits = torch.int16 if scales.element_size() == 2 else torch.int32
-        self._buffers["scales"] = fn(scales.view(bits)).view(scales.dtype)
-        return self
 
     def spec(self) -> dict[str, Any]:
         """Return the layout: shape, format, padding index."""

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foldflat.embedding.trellis import LEAST_BYTES
+from foldflat.embedding.trellis import LEAST_BYTES, Schedule
 
 __all__ = ["RowClass", "distortions", "pairs_at", "spent"]
 
@@ -39,6 +40,7 @@ class RowClass:
     variances: Array
     outside: float
 
+    @cached_property
     def losses(self) -> Array:
         """Return (r / 2, 17) what a row of the class loses in each pair of directions at 0 to 16 bits."""
         first, second = self.variances[0::2], self.variances[1::2]
@@ -49,23 +51,31 @@ class RowClass:
             table[:, bits] = first * _DISTORTION[bits - bits // 2] + second * _DISTORTION[bits // 2]
         return table
 
+    @cached_property
+    def gains(self) -> Array:
+        """Return (r / 2, 16) what each bit of a pair saves, never more than the one before."""
+        gains = self.losses[:, :-1] - self.losses[:, 1:]
+        # from two bits on each number of a pair gets one in turn, which pays for both together
+        gains[:, 2:] = (gains[:, 2:] @ _TWOS) / 2
+        return np.minimum.accumulate(gains, axis=1)
+
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """Return the places of `gains`, flattened, from the most to the least."""
+        return np.argsort(-self.gains, axis=None, kind="stable")
+
 
 def pairs_at(row_class: RowClass, price: float) -> tuple[tuple[int, ...], float]:
     """Return the bits of each pair of directions where a bit of a row must save `price`, and what a row then loses.
 
     Bits are bought where they save most, to whole bytes: the number of bytes nearest to what the price allows.
     """
-    losses = row_class.losses()
-    gains = losses[:, :-1] - losses[:, 1:]
-    # from two bits on each number of a pair gets one in turn, which pays for both together
-    gains[:, 2:] = (gains[:, 2:] @ _TWOS) / 2
-    gains = np.minimum.accumulate(gains, axis=1)
-    order = np.argsort(-gains, axis=None, kind="stable")
+    losses, gains = row_class.losses, row_class.gains
     wanted = int((row_class.weight * gains > price).sum())
     n_bytes = round(wanted / 8)
     n_bytes = 0 if n_bytes < LEAST_BYTES else min(n_bytes, gains.size // 8)
     chosen = np.zeros(gains.size, dtype=bool)
-    chosen[order[: 8 * n_bytes]] = True
+    chosen[row_class.order[: 8 * n_bytes]] = True
     pairs = chosen.reshape(gains.shape).sum(1)
     lost = float(losses[np.arange(len(pairs)), pairs].sum()) + row_class.outside
     return tuple(pairs.tolist()), lost
@@ -76,12 +86,7 @@ def spent(classes: Sequence[RowClass], found: Sequence[tuple[int, ...]]) -> int:
     return sum(row_class.size * (sum(pairs) // 8) for row_class, pairs in zip(classes, found, strict=True))
 
 
-def distortions(pairs: Sequence[int]) -> Array:
+def distortions(schedule: Schedule) -> Array:
     """Return (coded numbers,) the share of its variance that each number loses, of those that have bits."""
-    found: list[float] = []
-    for bits in pairs:
-        if bits == 1:
-            found += [_DISTORTION_OF_HALF] * 2
-        elif bits:
-            found += [_DISTORTION[bits - bits // 2], _DISTORTION[bits // 2]]
-    return np.array(found)
+    shares = [[_DISTORTION_OF_HALF] * 2 if numbers == 2 else [_DISTORTION[bits]] for _, numbers, bits in schedule.steps]
+    return np.array([share for own in shares for share in own])

@@ -6,7 +6,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["look_up"]
+__all__ = ["buckets", "columns_of", "look_up", "positions_within"]
+
+
+def positions_within(assignment: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return (n,) int32 the place of every row among those of its subspace.
+
+    Args:
+        assignment: (n,) integers; the number of subspaces stands for rows that are in none.
+        sizes: rows of each subspace.
+    """
+    codes = assignment.to(torch.int64)
+    order = torch.argsort(codes, stable=True)
+    position = torch.empty_like(order)
+    position[order] = torch.arange(len(order), device=codes.device)
+    return (position - _starts(sizes, codes.device)[codes]).to(torch.int32)
+
+
+def columns_of(assignment: Tensor, position: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Return (n,) where each row stands when the rows of one subspace follow those of another."""
+    return _starts(sizes, assignment.device)[assignment.to(torch.int64)] + position
+
+
+def _starts(sizes: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor([0, *sizes], device=device).cumsum(0)
 
 
 def look_up(
@@ -30,7 +53,7 @@ def look_up(
 def _bucketed(
     subspace: Tensor, position: Tensor, coefficients: Sequence[Tensor], bases: Sequence[Tensor], fixed: Tensor
 ) -> Tensor:
-    order, positions = _buckets(subspace, position, len(bases))
+    order, positions = buckets(subspace, position, len(bases))
     parts = []
     with _no_autocast(fixed.device.type):
         for i, chosen in enumerate(positions):
@@ -45,7 +68,7 @@ def _bucketed(
     return torch.empty_like(rows).index_copy(0, order, rows)
 
 
-def _buckets(subspace: Tensor, position: Tensor, k: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+def buckets(subspace: Tensor, position: Tensor, k: int) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return the order that sorts ids by subspace, and the k + 1 runs of positions in that order."""
     codes, order = torch.sort(subspace)
     sizes = torch.bincount(codes, minlength=k + 1).tolist()
@@ -86,7 +109,7 @@ def _look_up_backward_op(
 ) -> list[Tensor]:
     by_coefficients = [torch.zeros_like(part) for part in coefficients]
     by_bases = [torch.zeros_like(part) for part in bases]
-    order, positions = _buckets(subspace, position, len(bases))
+    order, positions = buckets(subspace, position, len(bases))
     arriving = gradient.index_select(0, order).split([len(chosen) for chosen in positions])
     with _no_autocast(gradient.device.type):
         for i, basis in enumerate(bases):

@@ -1,6 +1,6 @@
 """Embeddings whose coefficients are trellis-coded, with as many bits for each direction as it is worth."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from foldflat.axes import blocks
 from foldflat.embedding.base import CompressedEmbedding, CompressedHead
-from foldflat.embedding.trellis import Schedule, decode, window_values
+from foldflat.embedding.lookup import buckets, columns_of, positions_within
+from foldflat.embedding.trellis import WINDOWS, Schedule, decode
 
 __all__ = ["ClassLayout", "MixedEmbedding", "MixedHead", "packed_labels"]
 
@@ -57,6 +58,7 @@ class MixedEmbedding(CompressedEmbedding):
     """
 
     method = "mixed"
+    _codes = ("scales", "bases", "window_values")
     codes: Tensor
     scales: Tensor
     bases: Tensor
@@ -96,7 +98,7 @@ class MixedEmbedding(CompressedEmbedding):
             "codes": ((n_bytes,), torch.uint8),
             "scales": ((coded,), torch.float16),
             "bases": ((sum(ranks), d), torch.float16),
-            "window_values": (window_values().shape, torch.float16),
+            "window_values": ((WINDOWS,), torch.float16),
             "labels": ((-(-n * self._label_bits // 8),), torch.uint8),
             "fixed": ((kept, d), dtype),
         }
@@ -108,9 +110,8 @@ class MixedEmbedding(CompressedEmbedding):
     def rows(self, ids: Tensor) -> Tensor:
         """Return (t, d): the rows at ids (t,), each decoded once however often it is asked for."""
         distinct, places = torch.unique(ids, return_inverse=True)
-        classes, order = torch.sort(self.assignment.index_select(0, distinct))
-        sizes = torch.bincount(classes.long(), minlength=len(self.layouts) + 1).tolist()
-        positions = self.position.index_select(0, distinct).index_select(0, order).split(sizes)
+        classes, within = self.assignment.index_select(0, distinct), self.position.index_select(0, distinct)
+        order, positions = buckets(classes, within, len(self.layouts))
         parts = [self._decoded(i, chosen) for i, chosen in enumerate(positions[:-1]) if len(chosen)]
         parts += [self.fixed.index_select(0, chosen).float() for chosen in positions[-1:] if len(chosen)]
         found = torch.cat(parts) if parts else torch.empty(0, self.embedding_dim, device=ids.device)
@@ -155,8 +156,7 @@ class MixedEmbedding(CompressedEmbedding):
                 inner = hidden.float() @ directions.T if inner is None else inner
                 parts.append(inner @ values.T)
         parts.append(hidden.float() @ self.fixed.float().T)
-        starts = torch.tensor([0, *(layout.size for layout in self.layouts)], device=self.codes.device).cumsum(0)
-        columns = starts[self.assignment.long()] + self.position
+        columns = columns_of(self.assignment, self.position, [layout.size for layout in self.layouts])
         return torch.cat(parts, -1).index_select(-1, columns).to(hidden.dtype)
 
     @torch.no_grad()
@@ -171,25 +171,8 @@ class MixedEmbedding(CompressedEmbedding):
         super().rebuild()
         if self.labels.device.type == "meta":
             return
-        assignment = _unpacked(self.labels, self._label_bits, self.num_embeddings).long()
-        order = torch.argsort(assignment, stable=True)
-        starts = torch.bincount(assignment, minlength=len(self.layouts) + 1).cumsum(0).roll(1)
-        starts[0] = 0
-        position = torch.empty_like(order)
-        position[order] = torch.arange(len(order), device=order.device)
-        self.position = (position - starts[assignment]).to(torch.int32)
-        self.assignment = assignment.to(torch.int16)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # what is stored in float16 is part of the code: a change of type is about the rows that are returned
-        kept = {name: self._buffers[name] for name in ("scales", "bases", "window_values")}
-        for name in kept:
-            self._buffers[name] = None
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, tensor in kept.items():
-            assert tensor is not None
-            self._buffers[name] = fn(tensor.view(torch.int16)).view(torch.float16)
-        return self
+        self.assignment = _unpacked(self.labels, self._label_bits, self.num_embeddings).to(torch.int16)
+        self.position = positions_within(self.assignment, [layout.size for layout in self.layouts])
 
     def spec(self) -> dict[str, Any]:
         """Return the layout: shape, classes, ranks of the bases, padding index."""

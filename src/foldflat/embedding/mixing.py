@@ -14,7 +14,7 @@ from foldflat.cluster.rows import every_row
 from foldflat.cluster.subspace import eigenbasis, gram_matrix, members_by_label
 from foldflat.embedding.bits import RowClass, distortions, pairs_at, spent
 from foldflat.embedding.mixed import ClassLayout, MixedEmbedding, packed_labels
-from foldflat.embedding.trellis import encode, window_values
+from foldflat.embedding.trellis import WINDOWS, encode, window_values
 from foldflat.errors import BudgetError
 
 __all__ = ["fit_mixed"]
@@ -135,21 +135,34 @@ def _scheme(
     sizes = torch.bincount(labels, minlength=len(used))[: len(used)].tolist()
     means = [float(weights[labels == i].mean()) for i in range(len(used))]
     overhead = _overhead(n, d, len(used), padding_idx, table.element_size())
-    best: _Scheme | None = None
+    found = _cheapest(sizes, means, moments, owners, budget_bytes - overhead, d)
+    return None if found is None else _trimmed(_Scheme(labels, bases, *found))
+
+
+def _cheapest(
+    sizes: Sequence[int],
+    means: Sequence[float],
+    moments: Sequence[np.ndarray],
+    owners: Sequence[int],
+    budget: int,
+    d: int,
+) -> tuple[list[ClassLayout], float] | None:
+    """Return layouts and predicted loss at the best number of directions to keep, None where none fits the budget."""
+    best: tuple[list[ClassLayout], float] | None = None
     for share in _SHARES_OF_RANK:
         rank = 2 * max(1, math.ceil(share * d / 2))
         classes = [
             RowClass(size, mean, moment[:rank], float(moment[rank:].sum()))
             for size, mean, moment in zip(sizes, means, moments, strict=True)
         ]
-        found = _within(classes, owners, budget_bytes - overhead, d)
+        found = _within(classes, owners, budget, d)
         if found is None:
             continue
-        lost = sum(c.size * c.weight * pairs_lost for c, (_, pairs_lost) in zip(classes, found, strict=True))
-        if best is None or lost < best.lost:
+        lost = sum(c.size * c.weight * own for c, (_, own) in zip(classes, found, strict=True))
+        if best is None or lost < best[1]:
             layouts = [ClassLayout(size, o, pairs) for size, o, (pairs, _) in zip(sizes, owners, found, strict=True)]
-            best = _Scheme(labels, bases, layouts, lost)
-    return None if best is None else _trimmed(best)
+            best = layouts, lost
+    return best
 
 
 def _even(basis: Tensor) -> Tensor:
@@ -172,7 +185,7 @@ def _moments(table: Tensor, labels: Tensor, bases: Sequence[Tensor], owners: Seq
 
 def _overhead(n: int, d: int, n_classes: int, padding_idx: int | None, itemsize: int) -> int:
     kept = padding_idx is not None
-    return packed_labels(torch.zeros(n), n_classes + kept).numel() + _BYTES * len(window_values()) + kept * d * itemsize
+    return packed_labels(torch.zeros(n), n_classes + kept).numel() + _BYTES * WINDOWS + kept * d * itemsize
 
 
 def _within(
@@ -259,7 +272,7 @@ def _code_class(module: MixedEmbedding, i: int, table: Tensor, members: Tensor, 
     )
     deviations = coefficients.square().mean(0).sqrt()
     scales = torch.full_like(deviations, _LEAST_SCALE)
-    kept = torch.from_numpy(1 - distortions(schedule.pairs)).to(deviations)
+    kept = torch.from_numpy(1 - distortions(schedule)).to(deviations)
     scales[schedule.coded] = (deviations[schedule.coded] * kept.sqrt()).clamp_min(_LEAST_SCALE)
     codes = encode(coefficients, scales, schedule, module.window_values)
     module.fill(i, codes, scales[schedule.coded])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from foldflat.axes import blocks, compute_dtype
 from foldflat.cluster.subspace import coefficients as coordinates
 from foldflat.embedding.base import CompressedEmbedding, CompressedHead
-from foldflat.embedding.lookup import look_up
+from foldflat.embedding.lookup import columns_of, look_up, positions_within
 
 __all__ = ["MOST_BYTE_CODES", "SubspaceEmbedding", "SubspaceHead"]
 
@@ -160,11 +160,7 @@ class SubspaceEmbedding(CompressedEmbedding):
         factors = zip(self.coefficients, self.groups, self.ranks, strict=True)
         parts = [inner[group][..., :rank] @ stored.to(hidden.dtype).T for stored, group, rank in factors]
         parts.append(hidden @ self.fixed.to(hidden.dtype).T)
-        return torch.cat(parts, -1).index_select(-1, self._columns())
-
-    def _columns(self) -> Tensor:
-        starts = torch.tensor([0, *self.sizes], device=self.assignment.device).cumsum(0)
-        return starts[self.assignment.to(torch.int64)] + self.position
+        return torch.cat(parts, -1).index_select(-1, columns_of(self.assignment, self.position, self.sizes))
 
     @torch.no_grad()
     def rebuild(self) -> None:
@@ -172,12 +168,7 @@ class SubspaceEmbedding(CompressedEmbedding):
         super().rebuild()
         if self.assignment.device.type == "meta":
             return
-        codes = self.assignment.to(torch.int64)
-        order = torch.argsort(codes, stable=True)
-        starts = torch.tensor([0, *self.sizes], device=codes.device).cumsum(0)
-        position = torch.empty_like(order)
-        position[order] = torch.arange(len(order), device=codes.device)
-        self.position = (position - starts[codes]).to(torch.int32)
+        self.position = positions_within(self.assignment, self.sizes)
 
     def spec(self) -> dict[str, Any]:
         """Return the layout: shape, sizes, ranks, groups, padding index and type of the factors."""

@@ -15,16 +15,17 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from foldflat.axes import blocks
 from foldflat.randomness import torch_generator
 
-__all__ = ["LEAST_BYTES", "Schedule", "decode", "encode", "window_values"]
+__all__ = ["LEAST_BYTES", "WINDOWS", "Schedule", "decode", "encode", "window_values"]
 
 _BITS = 12
-_STATES = 1 << _BITS
+WINDOWS = 1 << _BITS
+"""Values that a window of 12 bits tells apart."""
+
 _SEED = 0x7C0
 _SECOND = 2533
 """Odd, so that a state times this goes through all states: the second number of a window reads other values."""
@@ -38,8 +39,8 @@ LEAST_BYTES = 2
 
 def window_values() -> Tensor:
     """Return (4096,) float16 values of the windows: normal quantiles in random order."""
-    levels = torch.special.ndtri((torch.arange(_STATES, dtype=torch.float64) + 0.5) / _STATES)
-    shuffled: Tensor = levels[torch.randperm(_STATES, generator=torch_generator(_SEED))]
+    levels = torch.special.ndtri((torch.arange(WINDOWS, dtype=torch.float64) + 0.5) / WINDOWS)
+    shuffled: Tensor = levels[torch.randperm(WINDOWS, generator=torch_generator(_SEED))]
     return shuffled.half()
 
 
@@ -72,11 +73,16 @@ class Schedule:
         return found
 
     @cached_property
-    def ends(self) -> NDArray[np.int64]:
-        """Return where the bits of each window end."""
-        return np.cumsum([bits for _, _, bits in self.steps])
+    def reads(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return for each number (3, coded) bytes of its window, (coded,) bits to skip, and what the state is times."""
+        ends = np.cumsum([bits for _, _, bits in self.steps])
+        begins = np.repeat(ends, [numbers for _, numbers, _ in self.steps]) - _BITS
+        # three bytes hold any window of twelve bits; the first follows the last
+        places = np.stack([(begins // 8 + i) % self.n_bytes for i in range(3)])
+        factors = [(1, _SECOND)[i] for _, numbers, _ in self.steps for i in range(numbers)]
+        return torch.from_numpy(places), torch.from_numpy((begins % 8).astype(np.int32)), torch.tensor(factors)
 
-    @property
+    @cached_property
     def coded(self) -> list[int]:
         """Return which numbers have bits."""
         return [first + i for first, numbers, _ in self.steps for i in range(numbers)]
@@ -90,16 +96,10 @@ def decode(codes: Tensor, schedule: Schedule, values: Tensor) -> Tensor:
         schedule: bits of the numbers.
         values: (4096,) of the windows.
     """
-    device = codes.device
-    begins = schedule.ends - _BITS
-    # three bytes hold any window of twelve bits; the first follows the last
-    places = [torch.from_numpy((begins // 8 + i) % schedule.n_bytes).to(device) for i in range(3)]
-    shifts = torch.from_numpy((begins % 8).astype(np.int32)).to(device)
+    places, shifts, factors = (part.to(codes.device) for part in schedule.reads)
     first, second, third = (codes.index_select(1, place).to(torch.int32) for place in places)
-    states = ((first | (second << 8) | (third << 16)) >> shifts) & (_STATES - 1)
-    numbers = torch.tensor([count for _, count, _ in schedule.steps], device=device)
-    factors = torch.tensor([(1, _SECOND)[i] for _, count, _ in schedule.steps for i in range(count)], device=device)
-    states = (states.repeat_interleave(numbers, 1) * factors) & (_STATES - 1)
+    states = ((first | (second << 8) | (third << 16)) >> shifts) & (WINDOWS - 1)
+    states = (states * factors) & (WINDOWS - 1)
     read: Tensor = values.float()[states]
     return read
 
@@ -158,10 +158,10 @@ class _Search:
 
     def __init__(self, scales: Tensor, values: Tensor, n_steps: int) -> None:
         self._scales = scales.float().tolist()
-        order = (torch.arange(_STATES, device=values.device) * _SECOND) & (_STATES - 1)
+        order = (torch.arange(WINDOWS, device=values.device) * _SECOND) & (WINDOWS - 1)
         self._values = torch.stack([values.square(), values, values[order].square(), values[order]], 1)
-        self._costs = values.new_empty(3, _STATES * _ROWS_AT_ONCE)
-        self._chosen = torch.empty(n_steps, _STATES * _ROWS_AT_ONCE, dtype=torch.bool, device=values.device)
+        self._costs = values.new_empty(3, WINDOWS * _ROWS_AT_ONCE)
+        self._chosen = torch.empty(n_steps, WINDOWS * _ROWS_AT_ONCE, dtype=torch.bool, device=values.device)
 
     def path(
         self, block: Tensor, steps: Sequence[tuple[int, int, int]], begin: Tensor | None = None
@@ -173,7 +173,7 @@ class _Search:
             steps: first number, numbers read and bits of each.
             begin: (b,) the state before the first step and after the last; None leaves both free.
         """
-        costs, other = (space[: _STATES * block.shape[1]].view(_STATES, -1) for space in self._costs[:2])
+        costs, other = (space[: WINDOWS * block.shape[1]].view(WINDOWS, -1) for space in self._costs[:2])
         costs.fill_(0.0 if begin is None else torch.inf)
         if begin is not None:
             costs.scatter_(0, begin[None], 0.0)
@@ -203,7 +203,7 @@ def _oldest_dropped(costs: Tensor, bits: int, numbers: Tensor, booleans: Tensor)
     Both lie in the memory given, at least as large as the costs: new memory would take longer than the search.
     """
     chosen, used = [], 0
-    costs = costs.view(_STATES >> bits, 1 << bits, -1)
+    costs = costs.view(WINDOWS >> bits, 1 << bits, -1)
     for _ in range(bits):
         lower, upper = costs.chunk(2, 1)
         part = slice(used, used + lower.numel())
@@ -217,7 +217,7 @@ def _traced(states: Tensor, steps: Sequence[tuple[int, int, int]], choices: list
     path, columns = [], torch.arange(len(states), device=states.device)
     for (_, _, bits), chosen in zip(reversed(steps), reversed(choices), strict=True):
         path.append(states)
-        kept = states & ((_STATES >> bits) - 1)
+        kept = states & ((WINDOWS >> bits) - 1)
         dropped = torch.zeros_like(states)
         for i, choice in enumerate(reversed(chosen)):
             dropped += choice[kept, dropped, columns].long() << i
