@@ -3,7 +3,8 @@
 Their end cost is found with our algebra: from one partition both take the same steps at the same costs. Their time is
 200 times one measured step of their formulation (benchmarks/clustering_step.py). Ours is that of `fit_table`, from
 the table to the result, stopped after the step that gets within 1e-4 of their cost, plus all of the starts before it
-that did not; "spherical" is the default start, "random" is theirs with other seeds. Writes
+that did not; "spherical" is the default start, "moves" the same with a round of moves (`n_moves=1`), "random" is theirs
+with other seeds. Writes
 benchmarks/results/time_to_cost.json, or time_to_cost_processor.json with `--clock processor`, which is explained there.
 
     python benchmarks/time_to_cost.py [--threads 2] [--repeats 3] [--clock wall] [--tables gaussian ..]
@@ -40,7 +41,11 @@ from foldflat.cluster.seeding import random_partition
 
 THEIR_STARTS, THEIR_STEPS = 10, 20
 OUR_STARTS = 5
-INITS = ("spherical", "random")
+STARTS: dict[str, dict[str, Any]] = {
+    "moves": {"init": "spherical", "n_moves": 1},
+    "spherical": {"init": "spherical"},
+    "random": {"init": "random"},
+}
 TOLERANCE = 1e-4
 ROUNDING = 1e-6
 
@@ -62,20 +67,20 @@ def their_costs(table: torch.Tensor, rank: int) -> list[float]:
 
 
 def our_seconds(
-    table: torch.Tensor, rank: int, target: float, init: str, clock: Clock
+    table: torch.Tensor, rank: int, target: float, start: str, clock: Clock
 ) -> tuple[float | None, list[float]]:
     """Return the seconds until a fit delivers `target` or less, None if five do not, and the end cost of each."""
     scale, seconds, costs = distinct_rows(table).scale, 0.0, []
     for seed in range(OUR_STARTS):
         begun = clock()
-        fit = fit_table(table, n_subspaces=K, rank=rank, init=init, seed=seed)
+        fit = fit_table(table, n_subspaces=K, rank=rank, seed=seed, **STARTS[start])
         costs.append(fit.cost)
         enough = [step for step, cost in enumerate(fit.costs, 1) if scale * cost <= target]
         if not enough:
             seconds += clock() - begun
             continue
         begun = clock()
-        short = fit_table(table, n_subspaces=K, rank=rank, init=init, seed=seed, max_iter=enough[0])
+        short = fit_table(table, n_subspaces=K, rank=rank, seed=seed, **STARTS[start], max_iter=enough[0])
         seconds += clock() - begun
         assert short.cost <= target * (1 + ROUNDING)
         return seconds, costs
@@ -86,15 +91,15 @@ def measured(table: torch.Tensor, rank: int, repeats: int, clock: Clock) -> dict
     theirs = their_costs(table, rank)
     labels = random_partition(distinct_rows(table), K, 0).numpy()
     steps: list[float] = []
-    ours: dict[str, list[float | None]] = {init: [] for init in INITS}
+    ours: dict[str, list[float | None]] = {start: [] for start in STARTS}
     costs: dict[str, list[float]] = {}
     for _ in range(repeats):
         begun = clock()
         their_step(table.double().numpy(), labels, K, rank)
         steps.append(clock() - begun)
-        for init in INITS:
-            seconds, costs[init] = our_seconds(table, rank, min(theirs) * (1 + TOLERANCE), init, clock)
-            ours[init].append(seconds)
+        for start in STARTS:
+            seconds, costs[start] = our_seconds(table, rank, min(theirs) * (1 + TOLERANCE), start, clock)
+            ours[start].append(seconds)
     their_seconds = THEIR_STARTS * THEIR_STEPS * statistics.median(steps)
     return {
         "shape": list(table.shape),
@@ -104,7 +109,7 @@ def measured(table: torch.Tensor, rank: int, repeats: int, clock: Clock) -> dict
         "their_step_seconds": steps,
         "their_seconds": their_seconds,
         "our_seconds": ours,
-        "speedup": {init: _speedup(their_seconds, found) for init, found in ours.items()},
+        "speedup": {start: _speedup(their_seconds, found) for start, found in ours.items()},
     }
 
 

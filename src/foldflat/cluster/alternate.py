@@ -65,6 +65,11 @@ class RankRule:
     basis_price: float
     rank: int | None
 
+    def price(self, gains: np.ndarray, size: float, multiplier: float) -> float:
+        """Return what a cluster costs: the energy it loses, and multiplier x parameters."""
+        (rank,) = self.hold(gains[None], np.array([size]), multiplier).ranks
+        return float(gains[rank:].sum()) + multiplier * float(rank) * (size + self.basis_price)
+
 
 def equal_ranks(rank: int) -> RankRule:
     """Return the paper's rule: every subspace has the same rank."""

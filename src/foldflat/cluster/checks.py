@@ -13,17 +13,20 @@ from foldflat.cluster.losses import LOSSES
 from foldflat.cluster.seeding import STARTS
 from foldflat.errors import BudgetError, DataError, RecipeError
 
-__all__ = ["SQUARES", "check_settings", "checked_weights", "rank_or_budget"]
+__all__ = ["check_settings", "checked_weights", "has_flats", "rank_or_budget"]
 
 SQUARES = 2.0
 """The power of squared distances."""
 
 
+def has_flats(model: Any) -> bool:
+    """Return whether an estimator minimises anything but squared distances to subspaces."""
+    return bool(model.affine or model.loss != "power" or model.power != SQUARES)
+
+
 def check_settings(model: Any, n: int, d: int) -> None:
     """Raise RecipeError for the first setting of an estimator that does not fit n rows of d features."""
-    _at_least(model.n_subspaces, "n_subspaces", 1)
-    _at_least(model.n_init, "n_init", 1)
-    _at_least(model.max_iter, "max_iter", 1)
+    _check_counts(model)
     if model.n_subspaces > n:
         raise RecipeError(
             f"`n_subspaces` is {model.n_subspaces}, more than the n_samples = {n} rows given; "
@@ -44,6 +47,20 @@ def check_settings(model: Any, n: int, d: int) -> None:
     if model.init not in STARTS:
         raise RecipeError(f"`init` is {model.init!r}, which is unknown; hint: choose one of {', '.join(STARTS)}")
     _check_loss(model)
+
+
+def _check_counts(model: Any) -> None:
+    _at_least(model.n_subspaces, "n_subspaces", 1)
+    _at_least(model.n_init, "n_init", 1)
+    _at_least(model.max_iter, "max_iter", 1)
+    _at_least(model.n_moves or 0, "n_moves", 0)
+    _at_least(model.annealing, "annealing", 0)
+    for name in ("n_moves", "annealing"):
+        if getattr(model, name) and has_flats(model):
+            raise RecipeError(
+                f"`{name}` is {getattr(model, name)}, but only squared distances to subspaces are searched that way; "
+                f"hint: leave `{name}` out with `affine`, `loss` or `power`"
+            )
 
 
 def _check_loss(model: Any) -> None:

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from foldflat.axes import blocks
-from foldflat.cluster.checks import SQUARES, check_settings, checked_weights, rank_or_budget
+from foldflat.cluster.checks import check_settings, checked_weights, has_flats, rank_or_budget
 from foldflat.cluster.fit import cheapest_subspace, fit_table
 from foldflat.cluster.flats import FlatSettings, distances_to_flats, fit_flats
 from foldflat.cluster.losses import loss_named
@@ -38,7 +38,10 @@ class ProjectiveClustering(TransformerMixin, ClusterMixin, BaseEstimator):  # ty
         init: "spherical" (k-means of the directions), "spectral" (clusters of rows with large squared cosines; finds
             subspaces whose rows have no common direction) or "random" (balanced; the paper's).
         n_init: number of starts; the cheapest is kept.
-        max_iter: steps of each start.
+        n_moves: times that each start may leave a local minimum by moving whole parts of clusters (see
+            `foldflat.cluster.regrouping`). None: 1 for squared distances to subspaces, 0 for other costs.
+        annealing: number of first steps that draw the subspace of a row at random, at a falling temperature.
+        max_iter: steps of each start, without those of `annealing`.
         tol: relative change of the cost at which a start stops.
         power: exponent z of the distance in what is minimised, from 1 to 2; below 2, outliers count less.
         affine: let the flats miss the origin.
@@ -54,9 +57,10 @@ class ProjectiveClustering(TransformerMixin, ClusterMixin, BaseEstimator):  # ty
         offsets_: (k, d) with `affine`, the point of each flat that is closest to the origin; else zeros.
         scale_: the scale that the loss was given, 0 for powers.
         cost_: weighted sum of distances^power, or of losses, recomputed from residuals.
-        costs_: what each step provably does not raise; with free ranks, cost + multiplier x parameters at the
-            multiplier of its phase, in units of weights with mean one.
-        phases_: for each entry of `costs_`, its phase; the multiplier is solved anew between phases.
+        costs_: what no step of a phase can raise; with free ranks, cost + multiplier x parameters at the multiplier of
+            the phase, in units of weights with mean one.
+        phases_: for each entry of `costs_`, its phase; the multiplier is solved anew between phases, and each step of
+            `annealing` is one.
         multiplier_: energy that one parameter had to save (free ranks), else 0.
         n_iter_: steps of the best start.
 
@@ -73,6 +77,8 @@ class ProjectiveClustering(TransformerMixin, ClusterMixin, BaseEstimator):  # ty
         free_ranks: bool = False,
         init: str = "spherical",
         n_init: int = 1,
+        n_moves: int | None = None,
+        annealing: int = 0,
         max_iter: int = 100,
         tol: float = 1e-4,
         power: float = 2.0,
@@ -87,6 +93,8 @@ class ProjectiveClustering(TransformerMixin, ClusterMixin, BaseEstimator):  # ty
         self.free_ranks = free_ranks
         self.init = init
         self.n_init = n_init
+        self.n_moves = n_moves
+        self.annealing = annealing
         self.max_iter = max_iter
         self.tol = tol
         self.power = power
@@ -114,7 +122,7 @@ class ProjectiveClustering(TransformerMixin, ClusterMixin, BaseEstimator):  # ty
         taking_part = int((weights > 0).sum()) if weights is not None else rows.shape[0]
         rank, budget = rank_or_budget(self, taking_part, rows.shape[1])
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        if self.affine or self.loss != "power" or self.power != SQUARES:
+        if has_flats(self):
             assert rank is not None
             self._fit_flats(_tensor(rows), weights, rank, seed)
         else:
@@ -132,6 +140,8 @@ class ProjectiveClustering(TransformerMixin, ClusterMixin, BaseEstimator):  # ty
             budget=budget,
             init=self.init,
             n_init=self.n_init,
+            n_moves=1 if self.n_moves is None else self.n_moves,
+            annealing=self.annealing,
             max_iter=self.max_iter,
             tol=self.tol,
             seed=seed,

@@ -1,12 +1,14 @@
 """One call from a table to its subspaces: several starts, the best kept."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from foldflat.axes import blocks
-from foldflat.cluster.alternate import Alternation, alternate, equal_ranks, free_ranks
+from foldflat.cluster.alternate import Alternation, RankRule, alternate, equal_ranks, free_ranks
+from foldflat.cluster.regrouping import regrouped
 from foldflat.cluster.rows import WeightedRows, distinct_rows
 from foldflat.cluster.seeding import first_partition
 from foldflat.cluster.subspace import BasisStack, squared_distances
@@ -56,6 +58,8 @@ def fit_table(
     budget: float | None = None,
     init: str = "spherical",
     n_init: int = 1,
+    n_moves: int = 0,
+    annealing: int = 0,
     max_iter: int = 100,
     tol: float = 1e-4,
     seed: int = 0,
@@ -70,6 +74,8 @@ def fit_table(
         budget: parameters n_1 r_1 + .. + n_k r_k + (r_1 + .. + r_k) d to spend with free ranks.
         init: "spherical", "spectral" or "random".
         n_init: number of starts; the cheapest is kept.
+        n_moves: times that each start may leave a local minimum, see `foldflat.cluster.regrouping`.
+        annealing: number of first steps that draw the subspace of a row, see `foldflat.cluster.alternate`.
         max_iter: steps of each start.
         tol: relative change of the cost at which a start stops.
         seed: the starts are functions of it.
@@ -77,10 +83,8 @@ def fit_table(
     Source: Maalouf et al., "Deep Learning Meets Projective Clustering", ICLR 2021; free ranks are ours.
     """
     rows = distinct_rows(table, weights)
-    starts = [
-        fit_rows(rows, n_subspaces, rank, budget, init=init, seed=start, max_iter=max_iter, tol=tol)
-        for start in spawn_seeds(seed, n_init)
-    ]
+    start = partial(fit_rows, init=init, n_moves=n_moves, annealing=annealing, max_iter=max_iter, tol=tol)
+    starts = [start(rows, n_subspaces, rank, budget, seed=own) for own in spawn_seeds(seed, n_init)]
     costs = [fitted_cost(rows, state) for state in starts]
     best = min(range(n_init), key=costs.__getitem__)
     return _clustering(rows, starts[best], costs[best], costs)
@@ -94,13 +98,40 @@ def fit_rows(
     *,
     basis_price: float | None = None,
     init: str = "spherical",
+    n_moves: int = 0,
+    annealing: int = 0,
     seed: int = 0,
     max_iter: int = 100,
     tol: float = 1e-4,
 ) -> Alternation:
-    """Run one start on distinct rows; `basis_price` (default d) is what a basis vector costs of the budget."""
+    """Run one start on distinct rows; `basis_price` (default d) is what a basis vector costs of the budget.
+
+    What moves lead to is taken only where it is cheaper.
+    """
     labels = first_partition(rows, k, init, seed)
-    return continue_fit(rows, labels, k, rank, budget, basis_price=basis_price, max_iter=max_iter, tol=tol)
+    fit = partial(continue_fit, rows, k=k, rank=rank, budget=budget, basis_price=basis_price, tol=tol)
+    state = fit(labels, max_iter=max_iter, annealing=annealing, seed=seed)
+    rule = _rule(rows, rank, budget, basis_price)
+    for _ in range(n_moves):
+        left = max_iter + annealing - len(state.costs)
+        price = partial(rule.price, multiplier=state.multiplier)
+        moved = regrouped(rows, state.labels, k, price, seed=seed) if left > 0 else None
+        if moved is None:
+            break
+        found = fit(moved, max_iter=left)
+        # a multiplier solved anew may undo what was gained at the old one
+        if fitted_cost(rows, found) >= fitted_cost(rows, state):
+            break
+        state = _after(state, found, rank)
+    return state
+
+
+def _after(before: Alternation, state: Alternation, rank: int | None) -> Alternation:
+    """Return the later of two states, with the record of both; free ranks solve the multiplier anew."""
+    first = max(before.phases) + (rank is None)
+    state.costs = before.costs + state.costs
+    state.phases = before.phases + [phase + first for phase in state.phases]
+    return state
 
 
 def continue_fit(
@@ -117,15 +148,18 @@ def continue_fit(
     seed: int = 0,
 ) -> Alternation:
     """Run the alternation from given labels (m,) of distinct rows; the settings are those of `alternate`."""
-    if rank is not None:
-        rule = equal_ranks(rank)
-    else:
-        assert budget is not None
-        rule = free_ranks(budget, rows.n_features if basis_price is None else basis_price)
+    rule = _rule(rows, rank, budget, basis_price)
     state = alternate(rows, labels, k, rule, max_iter=max_iter, tol=tol, annealing=annealing, seed=seed)
     if rank is not None:
         state.labels = cheapest_subspace(rows.table, state.bases)[rows.index]
     return state
+
+
+def _rule(rows: WeightedRows, rank: int | None, budget: float | None, basis_price: float | None) -> RankRule:
+    if rank is not None:
+        return equal_ranks(rank)
+    assert budget is not None
+    return free_ranks(budget, rows.n_features if basis_price is None else basis_price)
 
 
 def fitted_cost(rows: WeightedRows, state: Alternation) -> float:

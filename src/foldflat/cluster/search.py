@@ -64,6 +64,7 @@ def _fitted(table: Tensor, weights: Tensor | None, settings: SearchSettings, n: 
         n_subspaces=k,
         rank=None if settings.free else largest_equal_rank(n, d, k, budget),
         budget=budget if settings.free else None,
+        n_moves=1,
         max_iter=settings.max_iter,
         tol=settings.tol,
         seed=settings.seed,

@@ -17,20 +17,20 @@ _CENTRE_STARTS = 4
 _LEAST_EIGENVALUE = 1e-6
 
 
-def spectral_partition(rows: WeightedRows, k: int, seed: int) -> Tensor:
+def spectral_partition(rows: WeightedRows, k: int, seed: int, *, sample_rows: int | None = None) -> Tensor:
     """Return (m,) labels from spectral clustering by squared cosines.
 
     Rows that are spread evenly over a subspace have no mean direction for k-means to find; the expected squared
     cosine of two of them is 1 / rank, that of rows of subspaces that have nothing in common is nought. The k leading
-    eigenvectors of the normalised matrix of squared cosines of at most 3,072 rows, or 16 per subspace, are clustered
-    by k-means; other rows follow by the Nystroem extension.
+    eigenvectors of the normalised matrix of squared cosines of at most `sample_rows` (3,072) rows, or 16 per subspace,
+    are clustered by k-means; other rows follow by the Nystroem extension.
 
     Source: Ng, Jordan and Weiss, "On Spectral Clustering", NIPS 2001, for the embedding; affinities of squared cosines
     are ours for this purpose, as a kernel on lines through the origin.
     """
     if k == 1:
         return torch.zeros(len(rows), dtype=torch.int64, device=rows.table.device)
-    drawn = sampled_positions(rows, max(_SAMPLE_ROWS, _PER_SUBSPACE * k), seed)
+    drawn = sampled_positions(rows, max(sample_rows or _SAMPLE_ROWS, _PER_SUBSPACE * k), seed)
     directions, usable = _directions(rows.block(drawn))
     if not bool(usable.any()):
         return torch.zeros(len(rows), dtype=torch.int64, device=rows.table.device)

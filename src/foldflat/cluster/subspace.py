@@ -24,6 +24,7 @@ __all__ = [
     "gram_matrix",
     "members_by_label",
     "pulled_bases",
+    "spectra_of",
     "squared_distances",
 ]
 
@@ -148,6 +149,17 @@ def eigenbases_of(grams: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
     _side_by_side(solve, grams)
     return values, vectors
+
+
+def spectra_of(grams: Sequence[Tensor]) -> Tensor:
+    """Return eigenvalues (k, d), largest first and at least zero, of k Gram matrices (d, d)."""
+    values = grams[0].new_empty(len(grams), len(grams[0]))
+
+    def solve(i: int) -> None:
+        values[i] = torch.linalg.eigvalsh(grams[i])
+
+    _side_by_side(solve, grams)
+    return values.flip(1).clamp_min_(0)
 
 
 def pulled_bases(grams: Sequence[Tensor], bases: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
