@@ -11,6 +11,7 @@ import typer
 from foldflat.embedding.recipe import EmbeddingRecipe
 from foldflat.filters.recipe import METHODS, FilterRecipe
 from foldflat.workflow.settings import parse_count, parse_size
+from foldflat.workflow.weighting import TextSample
 
 __all__ = [
     "AsJson",
@@ -25,6 +26,8 @@ __all__ = [
     "recipe_from_options",
     "takes_filter_recipe",
     "takes_recipe",
+    "takes_text",
+    "text_from_options",
 ]
 
 Model = Annotated[
@@ -50,7 +53,21 @@ Coefficients = Annotated[
         help='Type of coefficients and bases: "same", float32, bfloat16, mixed (trellis codes; with --budget).'
     ),
 ]
-RowWeights = Annotated[str | None, typer.Option(help="Token counts: .npy with one per row, or JSON token -> count.")]
+RowWeights = Annotated[
+    str | None,
+    typer.Option(help='Token counts: .npy with one per row, JSON token -> count, or "auto": counted in --text.'),
+]
+Text = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Count tokens in it, for --row-weights: plain text, .jsonl, .csv, .parquet, a folder of them, or data as "
+        "NAME[:CONFIGURATION[:SPLIT]]; may be repeated."
+    ),
+]
+TextColumn = Annotated[str | None, typer.Option(help='Column of the text. Default "text", or all of strings.')]
+TextLimit = Annotated[int | None, typer.Option(help="Lines or rows to read of each --text. Default all.")]
+Tokenizer = Annotated[str | None, typer.Option(help="Model with the tokenizer. Default MODEL, or beside its file.")]
+SaveCounts = Annotated[Path | None, typer.Option(help="Write the counts to this .npy, for --row-weights.")]
 Include = Annotated[list[str] | None, typer.Option(help="Pattern of embeddings to replace; may be repeated.")]
 Network = Annotated[str, typer.Argument(help="package.module:function that builds a network, a folder, or a hub name.")]
 KeepNetwork = Annotated[float, typer.Option("--keep", help="Part of the whole network to keep, in (0, 1].")]
@@ -124,23 +141,39 @@ def filter_recipe_from_options(
     )
 
 
+def text_from_options(
+    text: Text = None,
+    text_column: TextColumn = None,
+    text_limit: TextLimit = None,
+    tokenizer: Tokenizer = None,
+    save_counts: SaveCounts = None,
+) -> TextSample:
+    """Return the text in which `plan` and `compress` count tokens."""
+    return TextSample(tuple(text or ()), text_column, text_limit, tokenizer, save_counts)
+
+
 def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of an EmbeddingRecipe in place of its parameter `recipe`."""
-    return _with_options(command, recipe_from_options)
+    return _with_options(command, "recipe", recipe_from_options)
+
+
+def takes_text(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a TextSample in place of its parameter `sample`."""
+    return _with_options(command, "sample", text_from_options)
 
 
 def takes_filter_recipe(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of a FilterRecipe in place of its parameter `recipe`."""
-    return _with_options(command, filter_recipe_from_options)
+    return _with_options(command, "recipe", filter_recipe_from_options)
 
 
-def _with_options(command: Callable[..., None], build: Callable[..., Any]) -> Callable[..., None]:
+def _with_options(command: Callable[..., None], parameter: str, build: Callable[..., Any]) -> Callable[..., None]:
     options = inspect.signature(build).parameters
-    own = [p for p in inspect.signature(command).parameters.values() if p.name != "recipe"]
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != parameter]
 
     @functools.wraps(command)
     def wrapped(**given: Any) -> None:
-        command(recipe=build(**{name: given.pop(name) for name in options}), **given)
+        command(**{parameter: build(**{name: given.pop(name) for name in options})}, **given)
 
     required = [p for p in own if p.default is p.empty]
     optional = [p for p in own if p.default is not p.empty]

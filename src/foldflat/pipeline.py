@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from foldflat.embedding.base import CompressedEmbedding, CompressedHead
 from foldflat.embedding.build import embedding_from_spec, head_of
 from foldflat.embedding.plan import EmbeddingPlan, TablePlan, check_fits_model, plan_tables
-from foldflat.embedding.recipe import EmbeddingRecipe
+from foldflat.embedding.recipe import EmbeddingRecipe, recipe_warnings
 from foldflat.embedding.weights import resolve_row_weights
 from foldflat.errors import NoEmbeddingError, PlanMismatchError, RecipeError, UnsupportedModelError
 from foldflat.filters.plan import FilterPlan
@@ -73,8 +73,8 @@ def plan(
     Args:
         model: any torch module, a transformers model, or one table (n, d) as tensor or array.
         recipe: an EmbeddingRecipe or a FilterRecipe.
-        calibration: unlabelled inputs, one batch or an iterable of batches: input ids, where the recipe counts tokens;
-            about 200 images for filters.
+        calibration: unlabelled inputs, one batch or an iterable of batches: input ids, or the TokenCounts that
+            `foldflat.evaluate.count_tokens` returns, where the recipe counts tokens; about 200 images for filters.
         watch: called with a line of progress now and then.
 
     Raises:
@@ -294,4 +294,4 @@ def plan_report(plan: EmbeddingPlan, warnings: list[str]) -> dict[str, Any]:
     tables = [_table_report(table) for table in plan.tables]
     sums = ("parameters_before", "parameters_after", "size_bytes_before", "size_bytes_after")
     report: dict[str, Any] = {key: sum(table[key] for table in tables) for key in sums}
-    return {**report, "tables": tables, "recipe": plan.recipe, "warnings": warnings}
+    return {**report, "tables": tables, "recipe": plan.recipe, "warnings": warnings + recipe_warnings(plan.recipe)}

@@ -5,6 +5,7 @@ from typing import Any
 from rich.table import Table
 
 __all__ = [
+    "counts_in_words",
     "inspection_table",
     "latency_in_words",
     "markdown",
@@ -48,6 +49,17 @@ def verdict(report: dict[str, Any]) -> str:
     )
 
 
+def counts_in_words(counts: dict[str, Any]) -> str:
+    """Say how many tokens were counted in what, and how many rows they are of."""
+    read = [f"{label} ({', '.join(names) or 'plain text'})" for label, names in counts["columns"].items()]
+    listed = "; ".join(read[:4]) + (f"; and {len(read) - 4} more" if len(read) > 4 else "")
+    return (
+        f"Counted {counts['tokens']:,} tokens, special ones too, in {counts['documents']:,} documents of {listed}: "
+        f"{counts['rows_seen']:,} of {counts['rows']:,} rows occur, the others count once; "
+        f"{counts['unknown_share']:.2%} of the tokens are unknown."
+    )
+
+
 def summary_table(report: dict[str, Any]) -> Table:
     """Return one row for each table: what it was, what it is, what it lost; then what integer rows would do."""
     view = Table(title="Embedding tables")
@@ -64,13 +76,18 @@ def summary_table(report: dict[str, Any]) -> Table:
             _subspaces(table),
             f"{table['parameters_after']:,}",
             megabytes(table["size_bytes_after"]),
-            f"{table['energy_lost']:.3%}",
+            _lost(table, weighted=report["recipe"]["row_weights"] is not None),
         )
         for name, rival in table["rivals"].items():
             if name != table["method"]:
                 size = megabytes(rival["size_bytes"])
                 view.add_row("", "", f"[dim]{name} would be[/dim]", "", before, size, f"{rival['energy_lost']:.3%}")
     return view
+
+
+def _lost(table: dict[str, Any], *, weighted: bool) -> str:
+    plain = f"{table['energy_lost']:.3%}"
+    return f"{plain}\n{table['weighted_energy_lost']:.3%} by weight" if weighted else plain
 
 
 def _subspaces(table: dict[str, Any]) -> str:

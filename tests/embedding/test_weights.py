@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from foldflat.embedding.weights import resolve_row_weights
+from foldflat.embedding.weights import TokenCounts, resolve_row_weights
 from foldflat.errors import DataError, ModelNotFoundError, RecipeError
 
 IDS = torch.tensor([[1, 1, 3], [2, 0, 0]])
@@ -63,6 +63,16 @@ def test_tokens_are_counted_where_they_are_not_masked(calibration: Any, counts: 
     torch.testing.assert_close(weights, expected)
 
 
+def test_counted_tokens_fit_a_table_with_rows_to_spare() -> None:
+    """Rows beyond the vocabulary count once, as those never seen do; no row weighs a thousand times another."""
+    for most, expected in ((10**4, [3.0, 1.0, 1e2, 1.0]), (10**8, [10.0, 10.0, 1e4, 10.0])):
+        weights = resolve_row_weights("auto", 4, name="t", calibration=TokenCounts(torch.tensor([9, 0, most])))
+        assert weights is not None
+        assert weights.tolist() == expected
+    assert not TokenCounts(torch.ones(95)).warnings(100, "t")
+    assert "has 50 tokens, table `t` 100 rows" in TokenCounts(torch.ones(50)).warnings(100, "t")[0]
+
+
 def test_weights_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     """Wrong length, not finite, negative, all zero, of unknown tokens, of no file; each says which table."""
     cases: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
@@ -71,13 +81,27 @@ def test_weights_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         (torch.tensor([1.0, torch.nan, 1.0]), {}, DataError, "row weights of table `t` must be finite"),
         (torch.tensor([1.0, -1.0, 1.0]), {}, DataError, "row weights of table `t` must be finite and at least 0"),
         (torch.zeros(3), {}, DataError, "row weights of table `t` are all zero"),
-        ("auto", {}, RecipeError, '`row_weights` is "auto".*give `calibration`'),
+        ("auto", {}, RecipeError, '`row_weights` is "auto".*give `calibration`.*`--text`'),
+        ("auto", {"calibration": IDS}, DataError, "ids from 0 to 3, but table `t` has 3 rows"),
+        ("auto", {"calibration": IDS - 1}, DataError, "ids from -1 to 2"),
+        (
+            "auto",
+            {"calibration": TokenCounts(torch.ones(4))},
+            DataError,
+            "1 tokens whose id is 3 or more.*another model",
+        ),
+        (str(tmp_path / "junk.npy"), {}, DataError, "junk.npy' holds no counts"),
+        (str(tmp_path / "junk.json"), {"vocabulary": VOCABULARY}, DataError, "junk.json' is not JSON"),
+        (str(tmp_path / "list.json"), {"vocabulary": VOCABULARY}, DataError, "list.json' is not token -> count"),
         (str(tmp_path / "none.npy"), {}, ModelNotFoundError, "none.npy' does not exist"),
         (str(tmp_path / "counts.txt"), {}, RecipeError, r"counts.txt' is neither .npy nor .json"),
         (str(tmp_path / "counts.json"), {}, RecipeError, "the model has no tokenizer"),
         (str(tmp_path / "counts.json"), {"vocabulary": {"z": 0}}, DataError, "none of the 1 tokens in"),
     ]
     (tmp_path / "counts.txt").write_text("1")
+    (tmp_path / "list.json").write_text('["a"]')
+    for name in ("junk.npy", "junk.json"):
+        (tmp_path / name).write_text("junk")
     (tmp_path / "counts.json").write_text('{"a": 1}')
     for given, more, kind, message in cases:
         with pytest.raises(kind, match=message):

@@ -10,9 +10,10 @@ from foldflat.cluster.distributed import launched_team
 from foldflat.embedding.plan import EmbeddingPlan
 from foldflat.embedding.recipe import EmbeddingRecipe
 from foldflat.errors import ModelNotFoundError
-from foldflat.options import AsJson, Model, Output, Overwrite, Seed, takes_recipe
-from foldflat.report import inspection_table, summary_table, trials_table, verdict
+from foldflat.options import AsJson, Model, Output, Overwrite, Seed, takes_recipe, takes_text
+from foldflat.report import counts_in_words, inspection_table, summary_table, trials_table, verdict
 from foldflat.workflow.folders import compress_folder, densify_folder, inspect_model, plan_source
+from foldflat.workflow.weighting import TextSample
 
 __all__ = ["compress", "demo", "densify", "inspect", "plan"]
 
@@ -38,9 +39,11 @@ def demo(
 @app.command()
 @reports_errors
 @takes_recipe
+@takes_text
 def plan(
     model: Model,
     recipe: EmbeddingRecipe,
+    sample: TextSample,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File for the plan, as JSON.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -49,19 +52,22 @@ def plan(
     Example: `foldflat plan my-model --keep 0.4`
     """
     with progress(as_json) as watch:
-        made, report = plan_source(model, recipe, watch=watch)
+        made, report = plan_source(model, recipe, text=sample, watch=watch)
     if output is not None:
         output.write_text(made.to_json(), encoding="utf-8")
-    _print_report(report, made.to_dict(), as_json)
+    said = {key: report[key] for key in ("token_counts", "warnings") if key in report}
+    _print_report(report, made.to_dict() | said, as_json)
 
 
 @app.command()
 @reports_errors
 @takes_recipe
+@takes_text
 def compress(
     model: Model,
     output: Output,
     recipe: EmbeddingRecipe,
+    sample: TextSample,
     plan_file: Annotated[
         Path | None, typer.Option("--plan", help="Follow a plan written by `foldflat plan -o`.")
     ] = None,
@@ -80,7 +86,7 @@ def compress(
     with launched_team() as team, progress(as_json or team.rank > 0) as watch:
         asked = recipe if plan_file is None else _read_plan(plan_file)
         result = compress_folder(
-            model, output, asked, overwrite=overwrite, checkpoint=checkpoint, team=team, watch=watch
+            model, output, asked, overwrite=overwrite, checkpoint=checkpoint, team=team, text=sample, watch=watch
         )
     if result is None:
         return
@@ -127,6 +133,8 @@ def _print_report(report: dict[str, Any], values: dict[str, Any], as_json: bool)
     if as_json:
         print_json(values)
         return
+    if "token_counts" in report:
+        out.print(counts_in_words(report["token_counts"]), highlight=False, markup=False)
     for table in report["tables"]:
         if table["trials"]:
             out.print(trials_table(table))

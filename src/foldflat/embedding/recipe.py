@@ -13,7 +13,7 @@ from torch import Tensor
 from foldflat.embedding.storage import FORMATS
 from foldflat.errors import RecipeError
 
-__all__ = ["COEFFICIENTS", "DEFAULT_KEEP_RATIO", "METHODS", "EmbeddingRecipe", "stored_dtype"]
+__all__ = ["COEFFICIENTS", "DEFAULT_KEEP_RATIO", "METHODS", "EmbeddingRecipe", "recipe_warnings", "stored_dtype"]
 
 METHODS = ("subspaces", "svd", *FORMATS, "auto")
 COEFFICIENTS = ("same", "float32", "bfloat16", "mixed")
@@ -35,7 +35,7 @@ class EmbeddingRecipe:
         free_ranks: let ranks differ between subspaces under the budget; False gives the paper's equal ranks.
         row_weights: importance of rows, (n,). A tensor or array is used as it is. Counts, given as a path to .npy
             with n numbers, a path to JSON with token -> count, or "auto" (counted in the calibration data), are
-            raised to the power 1/2.
+            raised to the power 1/2; rows without a count count once.
         coefficients: type that coefficients and bases are stored in: "same" as the table, "float32", "bfloat16"; or
             "mixed", trellis codes with as many bits for each direction and row as it is worth, for `budget_bytes`.
         include: dotted-name patterns (as in fnmatch) of the embeddings to replace. None: the input embedding of a
@@ -127,6 +127,18 @@ class EmbeddingRecipe:
 def _one_of(value: str, choices: tuple[str, ...], name: str) -> None:
     if value not in choices:
         raise RecipeError(f"`{name}` is {value!r}, which is unknown; hint: choose one of {', '.join(choices)}")
+
+
+def recipe_warnings(recipe: dict[str, Any]) -> list[str]:
+    """Return what a recipe, as JSON values, leaves out that would gain much."""
+    by_bytes = recipe["coefficients"] in ("mixed", "auto") or recipe["method"] == "auto"
+    if not by_bytes or recipe["row_weights"] is not None:
+        return []
+    advice = (
+        "all rows count alike; token counts from a sample of your text gain more at the same bytes than any other "
+        "setting: `foldflat compress MODEL --text FILE_OR_DATASET ..`, in Python `row_weights`"
+    )
+    return [advice]
 
 
 def stored_dtype(recipe: EmbeddingRecipe, table: torch.dtype) -> torch.dtype:

@@ -1,15 +1,18 @@
-"""Fine-tune, retrain and score classifiers, on GLUE and on images; needs `pip install "foldflat[hf,eval]"`."""
+"""Fine-tune, retrain and score classifiers, count tokens; needs `pip install "foldflat[hf,eval]"`."""
 
 from foldflat.evaluate.batchnorm import recalibrate_batchnorm
+from foldflat.evaluate.counting import count_tokens, tokenizer_in
 from foldflat.evaluate.data import load_split
 from foldflat.evaluate.finetuning import FinetuneResult, finetune_classifier
 from foldflat.evaluate.glue import GLUE_TASKS, GlueTask, glue_task, resolve_split
 from foldflat.evaluate.images import ImageDataset, calibration_batches, hold_out, load_images, score_images
+from foldflat.evaluate.loading import load_tokenizer
 from foldflat.evaluate.metrics import beats_majority, glue_metrics, majority_baseline
 from foldflat.evaluate.prediction import predict_logits
 from foldflat.evaluate.preprocessing import Preprocessing, preprocessing_of
 from foldflat.evaluate.retraining import RetrainingSettings, retrain
 from foldflat.evaluate.scoring import score_classifier
+from foldflat.evaluate.texts import Texts
 from foldflat.evaluate.training import TrainingRun, TrainingSettings, train_classifier
 
 __all__ = [
@@ -19,16 +22,19 @@ __all__ = [
     "ImageDataset",
     "Preprocessing",
     "RetrainingSettings",
+    "Texts",
     "TrainingRun",
     "TrainingSettings",
     "beats_majority",
     "calibration_batches",
+    "count_tokens",
     "finetune_classifier",
     "glue_metrics",
     "glue_task",
     "hold_out",
     "load_images",
     "load_split",
+    "load_tokenizer",
     "majority_baseline",
     "predict_logits",
     "preprocessing_of",
@@ -37,5 +43,6 @@ __all__ = [
     "retrain",
     "score_classifier",
     "score_images",
+    "tokenizer_in",
     "train_classifier",
 ]

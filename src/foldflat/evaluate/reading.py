@@ -11,10 +11,18 @@ from foldflat.evaluate.optional import require
 __all__ = ["read_split"]
 
 
-def read_split(data: str | os.PathLike[str], split: str, configuration: str | None = None, *, example: str = "") -> Any:
+def read_split(
+    data: str | os.PathLike[str],
+    split: str,
+    configuration: str | None = None,
+    *,
+    example: str = "",
+    streaming: bool = False,
+) -> Any:
     """Return a split of what `datasets.load_dataset(data, configuration)` reads; nothing is written into a folder.
 
-    `example` is a name on the hub that would do, for the error message.
+    `example` is a name on the hub that would do, for the error message. `streaming` reads rows when they are asked
+    for, in place of all of them into the cache of `datasets`.
 
     Raises ModelNotFoundError where there is no such folder or data set; DataError where it cannot be read or
     has no such split.
@@ -25,7 +33,7 @@ def read_split(data: str | os.PathLike[str], split: str, configuration: str | No
     what = configuration or "data set"
     try:
         with datasets_bars_off():
-            splits = datasets.load_dataset(*([source, configuration] if configuration else [source]))
+            splits = datasets.load_dataset(source, configuration, streaming=streaming)
     except (FileNotFoundError, ConnectionError) as error:
         raise ModelNotFoundError(
             f"no {what} in {source!r}{'' if folder else ' (no such folder here)'}: {error}\n"

@@ -24,6 +24,7 @@ from foldflat.report import markdown
 from foldflat.workflow.sources import Source, open_source
 from foldflat.workflow.table_files import open_rows
 from foldflat.workflow.tables import compress_rows, is_streamed
+from foldflat.workflow.weighting import TextSample, add_counts, count_text, save_counts, weighted_by_text
 
 __all__ = ["compress_folder", "densify_folder", "inspect_model", "plan_source", "refuse_compressed", "save_folder"]
 
@@ -36,6 +37,7 @@ def compress_folder(
     overwrite: bool = False,
     checkpoint: str | os.PathLike[str] | None = None,
     team: Team | None = None,
+    text: TextSample | None = None,
     watch: Watch | None = None,
 ) -> Result | None:
     """Compress a model on disk to a complete folder: weights, tokenizer, other modules, model card.
@@ -51,44 +53,64 @@ def compress_folder(
         checkpoint: file that keeps the state of a large table's fit, for a run that is cut off; default beside
             `target`, deleted at the end.
         team: the processes that share a table; default this one alone.
+        text: what to count tokens in, for row weights.
         watch: called with a line of progress.
     """
     check_target(target, overwrite=overwrite)
+    text = TextSample() if text is None else text
+    recipe = weighted_by_text(recipe, text)
     team = Alone() if team is None else team
     rows = open_rows(source) if isinstance(source, str) else None
     if rows is not None and isinstance(recipe, EmbeddingRecipe) and is_streamed(rows, recipe, team):
         table = Source(str(source), "table", torch.empty(rows.shape, device="meta"))
-        return compress_rows(
+        counts = count_text(str(source), text, watch=watch)
+        result = compress_rows(
             rows,
             recipe,
             lambda result: save_folder(result, target, table, overwrite=overwrite),
             target,
             team=team,
             checkpoint=checkpoint,
+            calibration=counts,
             watch=watch,
         )
+        if result is not None:
+            save_counts(text, counts, result.plan)
+        return result
     if team.size > 1:
         raise RecipeError(
             f"{team.size} processes cannot share {source}; hint: they share a table in a file, by a recipe"
         )
     opened = open_source(source) if isinstance(source, str) else source
     refuse_compressed(opened)
+    counts = count_text(opened.text, text, watch=watch)
     if isinstance(recipe, EmbeddingPlan):
-        result = apply(opened.model, recipe)
+        result = apply(opened.model, recipe, counts)
     else:
-        result = compress(opened.model, recipe, watch=watch)
+        result = compress(opened.model, recipe, counts, watch=watch)
+    add_counts(result.report, counts)
+    save_counts(text, counts, result.plan)
     save_folder(result, target, opened, overwrite=overwrite)
     return result
 
 
 def plan_source(
-    source: str, recipe: EmbeddingRecipe, *, watch: Watch | None = None
+    source: str, recipe: EmbeddingRecipe, *, text: TextSample | None = None, watch: Watch | None = None
 ) -> tuple[EmbeddingPlan, dict[str, Any]]:
-    """Return the plan for a model on disk, and what it predicts."""
+    """Return the plan for a model on disk, and what it predicts; `text` as in `compress_folder`."""
     opened = open_source(source)
     refuse_compressed(opened)
-    made = plan(opened.model, recipe, watch=watch)
-    return made, plan_report(made, [])
+    text = TextSample() if text is None else text
+    recipe = weighted_by_text(recipe, text)
+    counts = count_text(source, text, watch=watch)
+    made = plan(opened.model, recipe, counts, watch=watch)
+    report = plan_report(made, [])
+    add_counts(report, counts)
+    save_counts(text, counts, made)
+    if text.counts_file is not None:
+        # so that the plan can be followed without the text
+        made.recipe["row_weights"] = os.fspath(text.counts_file)
+    return made, report
 
 
 def save_folder(result: Result, target: str | os.PathLike[str], source: Source, *, overwrite: bool = False) -> None:

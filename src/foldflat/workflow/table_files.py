@@ -13,9 +13,9 @@ from torch import Tensor
 from foldflat.cluster.source import RowSource, ShardedRows
 from foldflat.errors import DataError, ModelNotFoundError
 
-__all__ = ["open_rows"]
+__all__ = ["TABLE_SUFFIXES", "open_rows"]
 
-_SUFFIXES = (".safetensors", ".npy")
+TABLE_SUFFIXES = (".safetensors", ".npy")
 _ROWS_AN_OPENING = 1024
 
 
@@ -58,7 +58,7 @@ def open_rows(text: str) -> RowSource | None:
         DataError: not a table of floats, damaged, or the files do not fit together.
     """
     file, tensor = _file_and_tensor(text)
-    if file.suffix not in _SUFFIXES:
+    if file.suffix not in TABLE_SUFFIXES:
         return None
     if not has_magic(file.name) or file.is_file():
         return _open(file, tensor)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ from foldflat.embedding.streamed import encode
 from foldflat.embedding.weights import resolve_row_weights
 from foldflat.errors import CheckpointError, DataError, FoldflatError, RecipeError
 from foldflat.pipeline import Result, plan_report
+from foldflat.workflow.weighting import add_counts
 
 __all__ = ["Part", "compress_rows", "is_streamed"]
 
@@ -111,6 +113,7 @@ def compress_rows(
     *,
     team: Team,
     checkpoint: str | os.PathLike[str] | None = None,
+    calibration: Any = None,
     watch: Watch | None = None,
 ) -> Result | None:
     """Compress a table that is read chunk by chunk, and save it; return the result on rank 0, elsewhere None.
@@ -122,6 +125,7 @@ def compress_rows(
         target: folder that `save` writes, for its place on disk.
         team: the processes that share the work.
         checkpoint: file that keeps the state of the fit; default beside `target`, deleted at the end.
+        calibration: TokenCounts or input ids, where the recipe counts tokens; the same on every rank.
         watch: called on rank 0 with a line of progress.
 
     Raises:
@@ -131,7 +135,7 @@ def compress_rows(
     n, d = rows.shape
     part = Part(rows, team)
     _check_every_part(part, n, team)
-    weights = resolve_row_weights(recipe.row_weights, n, name="table")
+    weights = resolve_row_weights(recipe.row_weights, n, name="table", calibration=calibration)
     stored = stored_dtype(recipe, rows.dtype)
     table = Table("", torch.empty(n, d, dtype=rows.dtype, device="meta"), None, weights, recipe.budget_bytes)
     settings = settings_for(table, recipe)
@@ -159,6 +163,7 @@ def compress_rows(
         report["model_size_bytes_before"] = entry.size_bytes_before
         report["model_size_bytes_after"] = entry.size_bytes_after
         report["seconds"] = entry.seconds
+        add_counts(report, calibration)
         result = Result(encoded.module, plan, report)
         save(result)
     state.unlink(missing_ok=True)
