@@ -17,5 +17,6 @@ def require(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f'this needs `{module}`, which cannot be imported: {error}\nhint: pip install "foldflat[{extra}]"'
+            f"evaluating, fine-tuning and counting need `{module}`, which cannot be imported: {error}\n"
+            f'hint: pip install "foldflat[{extra}]"'
         ) from error
