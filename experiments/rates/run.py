@@ -10,6 +10,7 @@ rotation count as float16. A cell is one table, method and size, written as it c
 """
 
 import argparse
+import contextlib
 import itertools
 import sys
 import time
@@ -18,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from tokenizers import BertWordPieceTokenizer, Tokenizer
@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from shared import DATA, hardware, write_json
 
 import foldflat
+from foldflat.embedding.storage import IntegerGroups
 from foldflat.errors import BudgetError
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -37,6 +38,7 @@ COUNTED = {"sst2": ("sentence",), "qnli": ("question", "sentence")}
 HELD_OUT = {"stsb": ("sentence1", "sentence2")}
 NEIGHBOURS = 10
 HALF = 2
+PAPER_SUBSPACES = (2, 3, 5)
 Found = tuple[Tensor, int]
 
 
@@ -81,17 +83,9 @@ def by_recipe(table: Tensor, recipe: foldflat.EmbeddingRecipe) -> Found:
 
 def quantised(table: Tensor, bits: int, group: int) -> Found:
     """Return groups of numbers in integers of some bits with a float16 scale each, the best of 16 scales."""
-    n, d = table.shape
-    values = torch.nn.functional.pad(table, (0, -d % group)).view(n, -1, group)
-    extreme = values.gather(2, values.abs().argmax(2, keepdim=True))
-    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
-    best, least = torch.zeros_like(values), torch.full_like(extreme, torch.inf)
-    for level in np.linspace(0.5, 1.0, 16):
-        scale = (-extreme / (-low * level)).half().float()
-        read = (values / torch.where(scale == 0, 1.0, scale)).round().clamp(low, high) * scale
-        error = (read - values).square().sum(2, keepdim=True)
-        best, least = torch.where(error < least, read, best), torch.minimum(error, least)
-    return best.view(n, -1)[:, :d], n * values.shape[1] * (group * bits + 16) // 8
+    integers = IntegerGroups(bits, group, candidates=16, smallest=0.5)
+    codes, scales = integers.encode(table)
+    return integers.decode(codes, scales, table.shape[1]), codes.nbytes + scales.nbytes
 
 
 def product_coded(table: Tensor, budget: int, *, rotated: bool, weights: Tensor | None = None) -> Found:
@@ -118,12 +112,27 @@ def product_coded(table: Tensor, budget: int, *, rotated: bool, weights: Tensor 
     return torch.from_numpy(read), n * fitting[-1] + fixed
 
 
-def recipe(method: str, budget: int, weights: Tensor | None = None) -> foldflat.EmbeddingRecipe:
+def recipe(
+    method: str, budget: int, weights: Tensor | None = None, coefficients: str = "bfloat16"
+) -> foldflat.EmbeddingRecipe:
     """Return the recipe of a method of ours for a budget."""
-    settings: dict[str, Any] = {"method": method, "coefficients": "bfloat16"}
+    settings: dict[str, Any] = {"method": method, "coefficients": coefficients}
     if method == "mixed":
         settings = {"coefficients": "mixed"}
     return foldflat.EmbeddingRecipe(budget_bytes=budget, row_weights=weights, **settings)
+
+
+def paper(table: Tensor, budget: int) -> Found:
+    """Return the best of the paper's subspaces: 2, 3 or 5 of equal rank, in bfloat16, a basis for each."""
+    settings: dict[str, Any] = {"budget_bytes": budget, "free_ranks": False, "coefficients": "bfloat16"}
+    found = []
+    for k in PAPER_SUBSPACES:
+        # more subspaces may not fit where fewer do
+        with contextlib.suppress(BudgetError):
+            found.append(by_recipe(table, foldflat.EmbeddingRecipe(n_subspaces=k, **settings)))
+    if not found:
+        raise BudgetError(f"{budget} bytes are too few")
+    return min(found, key=lambda one: float((table - one[0]).double().square().sum()))
 
 
 METHODS: dict[str, Callable[[Tensor, int, Tensor], Found]] = {
@@ -133,7 +142,12 @@ METHODS: dict[str, Callable[[Tensor, int, Tensor], Found]] = {
     "pq-weighted": lambda table, budget, weights: product_coded(table, budget, rotated=False, weights=weights),
     "opq": lambda table, budget, _: product_coded(table, budget, rotated=True),
     "svd": lambda table, budget, _: by_recipe(table, recipe("svd", budget)),
+    "svd-int8": lambda table, budget, _: by_recipe(table, recipe("svd", budget, coefficients="int8")),
+    "svd-int4": lambda table, budget, _: by_recipe(table, recipe("svd", budget, coefficients="int4")),
     "subspaces": lambda table, budget, _: by_recipe(table, recipe("subspaces", budget)),
+    "subspaces-int8": lambda table, budget, _: by_recipe(table, recipe("subspaces", budget, coefficients="int8")),
+    "subspaces-int4": lambda table, budget, _: by_recipe(table, recipe("subspaces", budget, coefficients="int4")),
+    "paper-bfloat16": lambda table, budget, _: paper(table, budget),
 }
 INTEGERS = {f"int{bits}-g{group}": (bits, group) for bits in (8, 4, 3, 2) for group in (32, 64)}
 

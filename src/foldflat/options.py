@@ -50,7 +50,7 @@ EqualRanks = Annotated[
 Coefficients = Annotated[
     str,
     typer.Option(
-        help='Type of coefficients and bases: "same", float32, bfloat16, mixed (trellis codes; with --budget).'
+        help='Type of coefficients: "same", float32, bfloat16, int8, int4; mixed (trellis codes) with --budget.'
     ),
 ]
 RowWeights = Annotated[

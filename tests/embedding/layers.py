@@ -9,8 +9,10 @@ from foldflat.embedding.base import CompressedEmbedding
 from foldflat.embedding.baselines import QuantizedEmbedding
 from foldflat.embedding.mixing import fit_mixed
 from foldflat.embedding.module import SubspaceEmbedding
+from foldflat.embedding.quantized import QuantizedSubspaceEmbedding
+from foldflat.embedding.quantizing import quantized_subspaces
 
-KINDS = ("subspaces", "int8", "int4", "mixed")
+KINDS = ("subspaces", "subspaces-int8", "subspaces-int4", "int8", "int4", "mixed")
 MIXED_BYTES = 9500
 
 
@@ -51,10 +53,27 @@ def subspace_layer(
     return layer, table
 
 
+def quantized_layer(
+    n: int = 60, d: int = 12, *, bits: int, padding_idx: int | None = None
+) -> tuple[QuantizedSubspaceEmbedding, Tensor]:
+    """Return a layer of three subspaces, the first a part of the last, and the table it was made from.
+
+    Ranks and sizes are odd and even, so that rows of 4-bit coefficients begin at bytes and within them.
+    """
+    table = random_table(n, d)
+    long, other = random_bases(d, (5, 2))
+    layer = quantized_subspaces(
+        table, random_labels(n, 3), [long[:3], other, long], bits=bits, groups=[0, 1, 0], padding_idx=padding_idx
+    )
+    return layer, table
+
+
 def layer_of(kind: str, *, n: int = 60, d: int = 12, padding_idx: int | None = None) -> CompressedEmbedding:
     """Return a layer of one of `KINDS`."""
     if kind == "subspaces":
         return subspace_layer(n, d, padding_idx=padding_idx)[0]
+    if kind.startswith("subspaces-int"):
+        return quantized_layer(n, d, bits=int(kind[-1]), padding_idx=padding_idx)[0]
     if kind == "mixed":
         weights = torch.logspace(0, 6, n, base=2, dtype=torch.float64)
         return fit_mixed(random_table(n, d), weights, MIXED_BYTES, padding_idx=padding_idx)

@@ -36,7 +36,7 @@ def _energy_lost(table: Tensor, module: nn.Module) -> float:
     free_ranks=st.booleans(),
     padding_idx=st.sampled_from([None, 0, -1]),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.float64]),
-    coefficients=st.sampled_from(["same", "bfloat16"]),
+    coefficients=st.sampled_from(["same", "bfloat16", "int8", "int4"]),
 )
 def test_a_budget_of_bytes_is_never_exceeded(
     n: int, d: int, share: float, padding_idx: int | None, dtype: torch.dtype, **settings: Any
@@ -97,7 +97,16 @@ def test_tables_share_a_budget_of_bytes() -> None:
 
 
 @pytest.mark.parametrize("padding_idx", [None, 0])
-@pytest.mark.parametrize("settings", [{"method": "svd"}, {"n_subspaces": 3}, {"n_subspaces": 3, "free_ranks": False}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "svd"},
+        {"n_subspaces": 3},
+        {"n_subspaces": 3, "free_ranks": False},
+        {"method": "svd", "coefficients": "int8"},
+        {"n_subspaces": 3, "coefficients": "int4"},
+    ],
+)
 def test_the_smallest_budget_is_named_and_suffices(padding_idx: int | None, settings: dict[str, Any]) -> None:
     """The error gives a keep ratio and a number of bytes; both work, and a little less does not."""
     module = _embedding(planted_table(40, 16, 3, 4)[0], padding_idx)
@@ -131,6 +140,8 @@ def test_integer_rows_that_do_not_fit_are_refused() -> None:
         ({"n_subspaces": 3, "free_ranks": False}, None),
         ({"method": "svd"}, 2),
         ({"method": "auto", "n_subspaces": 2}, 2),
+        ({"n_subspaces": 3, "coefficients": "int8"}, 2),
+        ({"n_subspaces": 3, "coefficients": "int4"}, None),
         ({}, None),
     ],
 )

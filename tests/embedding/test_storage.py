@@ -11,7 +11,7 @@ from tests.embedding.layers import KINDS, layer_of, random_table
 from torch import Tensor
 
 from foldflat.embedding.baselines import QuantizedEmbedding
-from foldflat.embedding.storage import FORMATS, Int4Groups, Int8Rows
+from foldflat.embedding.storage import FORMATS, Int8Rows, IntegerGroups, pack, packed_bytes, unpack
 
 SHAPES = st.tuples(st.integers(1, 6), st.sampled_from([1, 5, 31, 32, 33, 64, 70]))
 SCALES = st.sampled_from([1e-3, 1.0, 30.0])
@@ -38,11 +38,38 @@ def test_int4_by_hand() -> None:
     """
     row = torch.zeros(1, 33)
     row[0, :4] = torch.tensor([8.0, 3.0, -5.0, 7.0])
-    codes, scales = Int4Groups().encode(row)
+    codes, scales = IntegerGroups(4, 32).encode(row)
     assert scales.tolist() == [[-1.0, 0.0]]
     assert codes[0, :3].tolist() == [0x50, 0x1D, 0x88]
     assert set(codes[0, 2:].tolist()) == {0x88}
-    assert Int4Groups().decode(codes, scales, 33)[0].tolist() == [8.0, 3.0, -5.0, 7.0] + 29 * [0.0]
+    assert IntegerGroups(4, 32).decode(codes, scales, 33)[0].tolist() == [8.0, 3.0, -5.0, 7.0] + 29 * [0.0]
+
+
+@given(m=st.integers(0, 40), bits=st.integers(1, 8), seed=st.integers(0, 9))
+def test_packed_numbers_come_back_in_as_few_bytes_as_hold_them(m: int, bits: int, seed: int) -> None:
+    """As one number in base 2^bits, the first the lowest: m bits / 8 bytes, rounded up."""
+    codes = torch.randint(0, 2**bits, (2, m), generator=torch.Generator().manual_seed(seed))
+    packed = pack(codes, bits)
+    assert packed.shape == (2, packed_bytes(m, bits))
+    for numbers, stored in zip(codes.tolist(), packed.tolist(), strict=True):
+        assert int.from_bytes(bytes(stored), "little") == sum(code << (bits * i) for i, code in enumerate(numbers))
+    whole = pack(torch.nn.functional.pad(codes, (0, -m % 8)), bits)
+    assert torch.equal(unpack(whole, bits)[:, :m].long(), codes)
+
+
+@pytest.mark.parametrize("group", [32, 64])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_integer_groups_take_their_bits_and_lose_half_a_step(bits: int, group: int) -> None:
+    """Bits a number and 16 a group; with a scale that clips nothing, no number is off by more than half of it."""
+    table = random_table(5, 2 * group)
+    plain, best = IntegerGroups(bits, group, candidates=1, smallest=1.0), IntegerGroups(bits, group)
+    codes, scales = plain.encode(table)
+    assert codes.nbytes + scales.nbytes == 5 * (2 * group * bits + 2 * 16) // 8
+    off = (table - plain.decode(codes, scales, 2 * group)).abs().view(5, 2, group)
+    # the shorter side of the range ends a step before the longer
+    assert (off <= 1.001 * scales.float().abs()[:, :, None]).all()
+    rounded = best.decode(*best.encode(table), 2 * group)
+    assert (rounded - table).square().sum() <= off.square().sum()
 
 
 @given(shape=SHAPES, scale=SCALES, seed=st.integers(0, 99))
@@ -64,8 +91,8 @@ def test_int4_is_at_least_as_good_as_the_plain_scales(shape: tuple[int, int], sc
     """
     table = _table(shape, scale, seed)
     n, d = shape
-    codes, scales = Int4Groups().encode(table)
-    decoded = Int4Groups().decode(codes, scales, d)
+    codes, scales = IntegerGroups(4, 32).encode(table)
+    decoded = IntegerGroups(4, 32).decode(codes, scales, d)
     assert decoded.shape == (n, d)
     for row in range(n):
         for start in range(0, d, 32):

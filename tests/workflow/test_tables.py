@@ -169,6 +169,7 @@ class _Two(Alone):
     [
         (EmbeddingRecipe(method="int8"), "2 processes cannot share method 'int8'"),
         (EmbeddingRecipe(max_error=0.1), "2 processes cannot share method 'subspaces' with `max_error`"),
+        (EmbeddingRecipe(coefficients="int4"), 'with `coefficients` "int4"; hint: .* "bfloat16"'),
     ],
 )
 def test_processes_share_only_what_can_be_shared(

@@ -81,9 +81,11 @@ def _fill(
     return parameters
 
 
-def largest_equal_rank(n: int, d: int, k: int, budget: float) -> int:
+def largest_equal_rank(n: int, d: int, k: int, budget: float, basis_price: float | None = None) -> int:
     """Return the largest rank j with n j + k j d <= budget, at most d; zero when not even rank 1 fits.
+
+    With `basis_price`, a basis vector costs that many parameters instead of d.
 
     Source: the parameter count of Maalouf et al., "Deep Learning Meets Projective Clustering", ICLR 2021.
     """
-    return min(d, int(budget / (n + k * d) + 1e-9))
+    return min(d, int(budget / (n + k * (d if basis_price is None else basis_price)) + 1e-9))

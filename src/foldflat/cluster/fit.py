@@ -56,6 +56,7 @@ def fit_table(
     n_subspaces: int,
     rank: int | None = None,
     budget: float | None = None,
+    basis_price: float | None = None,
     init: str = "spherical",
     n_init: int = 1,
     n_moves: int = 0,
@@ -72,6 +73,7 @@ def fit_table(
         n_subspaces: k.
         rank: the common rank j; exactly one of `rank` and `budget` is given.
         budget: parameters n_1 r_1 + .. + n_k r_k + (r_1 + .. + r_k) d to spend with free ranks.
+        basis_price: parameters that a basis vector costs, d by default.
         init: "spherical", "spectral" or "random".
         n_init: number of starts; the cheapest is kept.
         n_moves: times that each start may leave a local minimum, see `foldflat.cluster.regrouping`.
@@ -83,7 +85,15 @@ def fit_table(
     Source: Maalouf et al., "Deep Learning Meets Projective Clustering", ICLR 2021; free ranks are ours.
     """
     rows = distinct_rows(table, weights)
-    start = partial(fit_rows, init=init, n_moves=n_moves, annealing=annealing, max_iter=max_iter, tol=tol)
+    start = partial(
+        fit_rows,
+        basis_price=basis_price,
+        init=init,
+        n_moves=n_moves,
+        annealing=annealing,
+        max_iter=max_iter,
+        tol=tol,
+    )
     starts = [start(rows, n_subspaces, rank, budget, seed=own) for own in spawn_seeds(seed, n_init)]
     costs = [fitted_cost(rows, state) for state in starts]
     best = min(range(n_init), key=costs.__getitem__)

@@ -69,7 +69,10 @@ def rough_bases(rows: WeightedRows, n: int, settings: SearchSettings) -> list[Te
         settings: what is asked of the whole table; the rank is what its budget allows, or half the rows of a subspace.
     """
     k = min(_ROUGH_SUBSPACES, settings.n_subspaces or _ROUGH_SUBSPACES, len(rows))
-    rank = min(largest_equal_rank(n, rows.n_features, k, settings.budget), len(rows) // (_ROWS_PER_DIRECTION * k))
+    rank = min(
+        largest_equal_rank(n, rows.n_features, k, settings.budget, settings.basis_price),
+        len(rows) // (_ROWS_PER_DIRECTION * k),
+    )
     labels = first_partition(rows, k, "spherical", settings.seed)
     return continue_fit(rows, labels, k, max(1, rank), None, max_iter=_ROUGH_STEPS).bases
 

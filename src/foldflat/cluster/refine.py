@@ -46,6 +46,7 @@ def refine(
     state: Refinement,
     budget: float,
     *,
+    basis_price: float,
     max_passes: int,
     tol: float,
     store: Callable[[Refinement], None] | None = None,
@@ -58,29 +59,30 @@ def refine(
     Args:
         block: the rows of this rank.
         state: where to begin.
-        budget: parameters n_1 r_1 + .. + d x (longest rank of each basis) of the whole table.
+        budget: parameters n_1 r_1 + .. + basis_price x (longest rank of each basis) of the whole table.
+        basis_price: parameters of one direction.
         max_passes: passes to make at most before the final assignment.
         tol: relative change of the cost at which to stop earlier.
         store: called after each pass.
     """
     while state.passes < max_passes and not state.converged:
         before = state.costs[-1] if state.costs else float("inf")
-        state.costs.append(_pass(block, state))
+        state.costs.append(_pass(block, state, basis_price))
         state.passes += 1
         state.converged = before - state.costs[-1] <= tol * before < float("inf")
         if store is not None:
             store(state)
-    left = budget - stored_rank(state.groups) * block.rows.shape[1]
+    left = budget - stored_rank(state.groups) * basis_price
     labels, state.multiplier = _labels_within(block, state.groups, state.multiplier, left)
     _refit(block, state.groups, totals_of(block, labels, sum(len(group.ranks) for group in state.groups)))
     return labels
 
 
-def _pass(block: Block, state: Refinement) -> float:
+def _pass(block: Block, state: Refinement, basis_price: float) -> float:
     # a function of its own, so that the Gram matrices are gone before the next pass makes others
     totals = assign_and_total(block, state.groups, state.multiplier)
     lost = _refit(block, state.groups, totals)
-    return lost + state.multiplier * _parameters(state.groups, totals)
+    return lost + state.multiplier * _parameters(state.groups, totals, basis_price)
 
 
 def _refit(block: Block, groups: Sequence[Group], totals: Totals) -> float:
@@ -110,8 +112,8 @@ def _fit(group: Group, grams: Tensor) -> float:
     return float(values[: group.ranks[0]].double().sum())
 
 
-def _parameters(groups: Sequence[Group], totals: Totals) -> float:
-    return float(ranks_of(groups) @ totals.counts.cpu()) + stored_rank(groups) * totals.grams.shape[1]
+def _parameters(groups: Sequence[Group], totals: Totals, basis_price: float) -> float:
+    return float(ranks_of(groups) @ totals.counts.cpu()) + stored_rank(groups) * basis_price
 
 
 def _labels_within(block: Block, groups: Sequence[Group], multiplier: float, numbers: float) -> tuple[Tensor, float]:

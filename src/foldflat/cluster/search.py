@@ -57,14 +57,16 @@ def search_subspaces(
 def _fitted(table: Tensor, weights: Tensor | None, settings: SearchSettings, n: int) -> Clustering:
     assert settings.n_subspaces is not None
     k, d, budget = settings.n_subspaces, table.shape[1], settings.budget
+    price = settings.price_of_basis_vector(d)
     fitted = partial(
         fit_table,
         table,
         weights,
         n_subspaces=k,
-        rank=None if settings.free else largest_equal_rank(n, d, k, budget),
+        rank=None if settings.free else largest_equal_rank(n, d, k, budget, price),
         budget=budget if settings.free else None,
         n_moves=1,
+        basis_price=price,
         max_iter=settings.max_iter,
         tol=settings.tol,
         seed=settings.seed,
@@ -72,7 +74,7 @@ def _fitted(table: Tensor, weights: Tensor | None, settings: SearchSettings, n: 
     found = fitted()
     if k == 1:
         return found
-    one = fit_table(table, weights, n_subspaces=1, rank=largest_equal_rank(n, d, 1, budget), max_iter=1)
+    one = fit_table(table, weights, n_subspaces=1, rank=largest_equal_rank(n, d, 1, budget, price), max_iter=1)
     if found.cost <= one.cost:
         return found
     # rows of subspaces without common directions look alike to a spherical start

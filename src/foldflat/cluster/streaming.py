@@ -115,6 +115,7 @@ def fit_source(
         block,
         state,
         settings.budget,
+        basis_price=settings.price_of_basis_vector(d),
         max_passes=_PASSES if settings.free else _EQUAL_RANK_PASSES,
         tol=settings.tol,
         store=None if kept is None else lambda reached: kept.store(reached, trials),

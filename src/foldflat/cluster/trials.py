@@ -1,5 +1,6 @@
 """How many subspaces? Double k while the cost at equal parameters falls, then nest the best."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -60,6 +61,8 @@ class SearchSettings:
         max_subspaces: k beyond which nothing is tried.
         max_iter, tol: of the alternation.
         seed: everything random follows from it.
+        basis_price: parameters that one basis vector costs of the budget; None for d. Other than d where basis
+            vectors are stored in other types than coefficients.
         sampling: how the rows that a search in a large table sees are drawn: by "importance" (see
             `foldflat.cluster.importance`) or "uniform".
 
@@ -74,6 +77,7 @@ class SearchSettings:
     max_iter: int = 100
     tol: float = 1e-4
     seed: int = 0
+    basis_price: float | None = None
     sampling: str = "importance"
 
     def __post_init__(self) -> None:
@@ -83,11 +87,16 @@ class SearchSettings:
 
     def check_budget(self, n: int, d: int) -> None:
         """Raise BudgetError where not even one subspace of rank 1 fits an (n, d) table."""
-        if self.budget < n + d:
+        least = n + self.price_of_basis_vector(d)
+        if self.budget < least:
             raise BudgetError(
                 f"a budget of {int(self.budget)} parameters is too few for rank 1 on a {n} x {d} table; "
-                f"hint: the least is {n + d}"
+                f"hint: the least is {math.ceil(least)}"
             )
+
+    def price_of_basis_vector(self, d: int) -> float:
+        """Return the parameters that one basis vector of d features costs of the budget."""
+        return d if self.basis_price is None else self.basis_price
 
 
 @dataclass(frozen=True)
@@ -121,7 +130,12 @@ class Problem:
         """Return the largest equal rank of k subspaces, None where ranks are free."""
         if self.settings.free:
             return None
-        return largest_equal_rank(self.n, self.rows.n_features, k, self.settings.budget)
+        return largest_equal_rank(self.n, self.rows.n_features, k, self.settings.budget, self.basis_price)
+
+    @property
+    def basis_price(self) -> float:
+        """Return the parameters that one basis vector costs."""
+        return self.settings.price_of_basis_vector(self.rows.n_features)
 
 
 def choose_subspaces(problem: Problem, watch: Callable[[Trial], None] | None = None) -> tuple[Alternation, list[Trial]]:
@@ -200,7 +214,7 @@ def _try_out(problem: Problem, trials: _Trials) -> list[Alternation]:
     if not shorts:
         raise BudgetError(
             f"a budget of {int(problem.settings.budget)} parameters is too few for rank 1 in {k} subspaces; "
-            f"hint: the least is {problem.n + k * problem.rows.n_features}"
+            f"hint: the least is {math.ceil(problem.n + k * problem.basis_price)}"
         )
     return shorts
 
@@ -219,7 +233,7 @@ def _run(problem: Problem, labels: Tensor, k: int, *, short: bool) -> Alternatio
         k,
         problem.rank(k),
         problem.settings.budget * problem.share,
-        basis_price=problem.rows.n_features * problem.share,
+        basis_price=problem.basis_price * problem.share,
         max_iter=_SHORT_STEPS if short else problem.settings.max_iter,
         tol=_SHORT_TOL if short else problem.settings.tol,
         annealing=0 if short or k == 1 else annealing,
@@ -241,7 +255,7 @@ def _nest_best(problem: Problem, states: list[Alternation], trials: _Trials) -> 
             problem.rows,
             _run(problem, state.labels, len(state.bases), short=False) if tried else state,
             problem.settings.budget * problem.share,
-            basis_price=problem.rows.n_features * problem.share,
+            basis_price=problem.basis_price * problem.share,
             levels=levels,
             phases=_SAMPLE_PHASES if problem.is_sampled else PHASES,
             tol=problem.settings.tol,

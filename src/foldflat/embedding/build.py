@@ -9,6 +9,7 @@ from foldflat.embedding.base import CompressedEmbedding, CompressedHead
 from foldflat.embedding.baselines import QuantizedEmbedding, QuantizedHead
 from foldflat.embedding.mixed import MixedEmbedding, MixedHead
 from foldflat.embedding.module import SubspaceEmbedding, SubspaceHead
+from foldflat.embedding.quantized import QuantizedSubspaceEmbedding, QuantizedSubspaceHead
 from foldflat.errors import FormatVersionError
 
 __all__ = ["embedding_from_spec", "head_of"]
@@ -16,6 +17,7 @@ __all__ = ["embedding_from_spec", "head_of"]
 _CLASSES: dict[str, tuple[type[Any], type[CompressedHead]]] = {
     "SubspaceEmbedding": (SubspaceEmbedding, SubspaceHead),
     "QuantizedEmbedding": (QuantizedEmbedding, QuantizedHead),
+    "QuantizedSubspaceEmbedding": (QuantizedSubspaceEmbedding, QuantizedSubspaceHead),
     "MixedEmbedding": (MixedEmbedding, MixedHead),
 }
 

@@ -1,5 +1,6 @@
 """From a table and a recipe to a replacement module: one function per method."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,9 @@ from foldflat.embedding.bounded import RatioSearch, svd_losses
 from foldflat.embedding.error import table_error
 from foldflat.embedding.mixing import fit_mixed
 from foldflat.embedding.module import MOST_BYTE_CODES, SubspaceEmbedding
-from foldflat.embedding.recipe import EmbeddingRecipe, stored_dtype
+from foldflat.embedding.prices import Prices, prices_of
+from foldflat.embedding.quantizing import quantized_subspaces
+from foldflat.embedding.recipe import INTEGER_COEFFICIENTS, EmbeddingRecipe, stored_dtype
 from foldflat.embedding.storage import FORMATS
 from foldflat.errors import BudgetError, RecipeError
 
@@ -130,6 +133,7 @@ def settings_for(table: Table, recipe: EmbeddingRecipe, parameters: float | None
         max_iter=_MAX_ITER,
         tol=_TOL,
         seed=recipe.seed,
+        basis_price=_basis_price(table, recipe),
     )
 
 
@@ -150,15 +154,25 @@ def _fit_subspaces(table: Table, recipe: EmbeddingRecipe, parameters: float, wat
     return Fitted(_module(table, recipe, found), recipe.method, trials, found.converged)
 
 
-def _module(table: Table, recipe: EmbeddingRecipe, found: Clustering) -> SubspaceEmbedding:
-    factor = stored_dtype(recipe, table.weight.dtype)
+def _module(table: Table, recipe: EmbeddingRecipe, found: Clustering) -> CompressedEmbedding:
+    groups = found.groups or None
+    if recipe.coefficients in INTEGER_COEFFICIENTS:
+        return quantized_subspaces(
+            table.weight,
+            found.labels,
+            found.bases,
+            bits=INTEGER_COEFFICIENTS[recipe.coefficients],
+            groups=groups,
+            padding_idx=table.padding_idx,
+            row_weights=table.row_weights,
+        )
     return SubspaceEmbedding.from_table(
         table.weight,
         found.labels,
         found.bases,
-        groups=found.groups or None,
+        groups=groups,
         padding_idx=table.padding_idx,
-        factor_dtype=factor,
+        factor_dtype=stored_dtype(recipe, table.weight.dtype),
     )
 
 
@@ -176,13 +190,23 @@ def _parameters(table: Table, recipe: EmbeddingRecipe, keep_ratio: float | None 
     n, d = table.weight.shape
     padding = d if table.padding_idx is not None else 0
     if keep_ratio is None and table.budget_bytes is not None:
-        itemsize = stored_dtype(recipe, table.weight.dtype).itemsize
-        k = recipe.n_subspaces
-        code_bytes = 1 if k == "auto" or k <= _most_with_one_byte(table) else 2
-        return (table.budget_bytes - code_bytes * n - padding * table.weight.element_size()) / itemsize
+        prices = _prices(table, recipe)
+        return (table.budget_bytes - prices.labels - padding * table.weight.element_size()) / prices.coefficient
     ratio = recipe.asked_keep_ratio if keep_ratio is None else keep_ratio
     assert ratio is not None
     return ratio * n * d - padding
+
+
+def _prices(table: Table, recipe: EmbeddingRecipe) -> Prices:
+    k = 1 if recipe.method == "svd" else recipe.n_subspaces
+    classes = MOST_BYTE_CODES if k == "auto" else k + (table.padding_idx is not None)
+    n, d = table.weight.shape
+    return prices_of(recipe, (n, d), table.weight.dtype, classes)
+
+
+def _basis_price(table: Table, recipe: EmbeddingRecipe) -> float | None:
+    """Return what a basis vector costs in coefficients: by bytes where the budget is, else d as the paper counts."""
+    return None if table.budget_bytes is None else _prices(table, recipe).basis_vector_in_coefficients
 
 
 def _most_with_one_byte(table: Table) -> int:
@@ -192,12 +216,15 @@ def _most_with_one_byte(table: Table) -> int:
 def _check_smallest(table: Table, recipe: EmbeddingRecipe, parameters: float, k: int) -> None:
     n, d = table.weight.shape
     padding = table.padding_idx is not None
-    smallest = n - padding + k * d
+    price = _basis_price(table, recipe)
+    smallest = n - padding + k * (d if price is None else price)
     if parameters >= smallest:
         return
-    total = smallest + padding * d
-    itemsize = stored_dtype(recipe, table.weight.dtype).itemsize
-    way_out = f"the smallest is keep_ratio {total / (n * d):.4g}, or {total * itemsize + n} bytes" + (
+    total = n - padding + (k + padding) * d
+    prices = _prices(table, recipe)
+    least = (n - padding) * prices.coefficient + k * prices.basis_vector + prices.labels
+    least += padding * d * table.weight.element_size()
+    way_out = f"the smallest is keep_ratio {total / (n * d):.4g}, or {math.ceil(least)} bytes" + (
         ", or fewer subspaces" if k > 1 else f"; or exclude `{table.name}`"
     )
     if total > n * d:

@@ -10,6 +10,7 @@ from foldflat.axes import blocks, compute_dtype
 from foldflat.cluster.subspace import coefficients as coordinates
 from foldflat.embedding.base import CompressedEmbedding, CompressedHead
 from foldflat.embedding.lookup import columns_of, look_up, positions_within
+from foldflat.embedding.partition import occupied
 
 __all__ = ["MOST_BYTE_CODES", "SubspaceEmbedding", "SubspaceHead"]
 
@@ -100,29 +101,21 @@ class SubspaceEmbedding(CompressedEmbedding):
             factor_dtype: type of coefficients and bases; default the table's.
         """
         n, d = table.shape
-        codes = labels.clone()
-        if padding_idx is not None:
-            padding_idx %= n
-            codes[padding_idx] = len(bases)
-        sizes = torch.bincount(codes, minlength=len(bases) + 1)[: len(bases)]
-        used = torch.nonzero(sizes).squeeze(1).tolist()
-        numbers = list(range(len(bases))) if groups is None else list(groups)
-        kept = sorted({numbers[i] for i in used})
+        padding_idx = None if padding_idx is None else padding_idx % n
+        kept = occupied(labels, len(bases), groups, padding_idx)
         layer = cls(
             n,
             d,
-            [int(sizes[i]) for i in used],
-            [len(bases[i]) for i in used],
-            groups=[kept.index(numbers[i]) for i in used],
+            kept.sizes,
+            [len(bases[i]) for i in kept.used],
+            groups=kept.groups,
             padding_idx=padding_idx,
             dtype=table.dtype,
             factor_dtype=factor_dtype,
             device=table.device,
         )
-        renumbered = torch.full((len(bases) + 1,), len(used), device=table.device)
-        renumbered[used] = torch.arange(len(used), device=table.device)
-        layer.assignment.copy_(renumbered[codes])
-        layer._fill(table, [bases[i] for i in used])
+        layer.assignment.copy_(kept.assignment)
+        layer._fill(table, [bases[i] for i in kept.used])
         layer.rebuild()
         return layer
 

@@ -13,12 +13,24 @@ from torch import Tensor
 from foldflat.embedding.storage import FORMATS
 from foldflat.errors import RecipeError
 
-__all__ = ["COEFFICIENTS", "DEFAULT_KEEP_RATIO", "METHODS", "EmbeddingRecipe", "recipe_warnings", "stored_dtype"]
+__all__ = [
+    "COEFFICIENTS",
+    "DEFAULT_KEEP_RATIO",
+    "INTEGER_COEFFICIENTS",
+    "METHODS",
+    "EmbeddingRecipe",
+    "recipe_warnings",
+    "stored_dtype",
+]
 
 METHODS = ("subspaces", "svd", *FORMATS, "auto")
-COEFFICIENTS = ("same", "float32", "bfloat16", "mixed")
+INTEGER_COEFFICIENTS = {"int8": 8, "int4": 4}
+"""Bits of the integers that coefficients are stored as."""
+
+COEFFICIENTS = ("same", "float32", "bfloat16", *INTEGER_COEFFICIENTS, "mixed")
 DEFAULT_KEEP_RATIO = 0.6
 _MOST_SUBSPACES = 32767
+_MOST_QUANTIZED_SUBSPACES = 255
 
 
 @dataclass(frozen=True)
@@ -36,8 +48,9 @@ class EmbeddingRecipe:
         row_weights: importance of rows, (n,). A tensor or array is used as it is. Counts, given as a path to .npy
             with n numbers, a path to JSON with token -> count, or "auto" (counted in the calibration data), are
             raised to the power 1/2; rows without a count count once.
-        coefficients: type that coefficients and bases are stored in: "same" as the table, "float32", "bfloat16"; or
-            "mixed", trellis codes with as many bits for each direction and row as it is worth, for `budget_bytes`.
+        coefficients: type that coefficients and bases are stored in: "same" as the table, "float32", "bfloat16";
+            "int8" or "int4" in steps of each direction's own size, with bases in int8; or "mixed", trellis codes with
+            as many bits for each direction and row as it is worth, for `budget_bytes`.
         include: dotted-name patterns (as in fnmatch) of the embeddings to replace. None: the input embedding of a
             transformers model with its tied head; every nn.Embedding of any other module.
         exclude: patterns of embeddings to leave alone.
@@ -73,10 +86,19 @@ class EmbeddingRecipe:
             )
         if self.method in FORMATS and self.coefficients != "same":
             raise RecipeError(f'`coefficients` is {self.coefficients!r}, but "{self.method}" has none')
+        if self.coefficients in INTEGER_COEFFICIENTS:
+            self._check_integers()
         if self.coefficients == "mixed":
             self._check_mixed()
         if not (isinstance(self.seed, int) and 0 <= self.seed < 2**32):
             raise RecipeError(f"`seed` is {self.seed!r}; hint: give an integer in [0, 2^32)")
+
+    def _check_integers(self) -> None:
+        if self.n_subspaces != "auto" and self.n_subspaces > _MOST_QUANTIZED_SUBSPACES:
+            raise RecipeError(
+                f'`n_subspaces` is {self.n_subspaces}, but with `coefficients` "{self.coefficients}" at most '
+                f"{_MOST_QUANTIZED_SUBSPACES} can be told apart; hint: ask for fewer"
+            )
 
     def _check_mixed(self) -> None:
         if self.method != "subspaces" or self.n_subspaces != "auto":

@@ -1,14 +1,16 @@
 """How numbers of a table are stored: one small class per format, rows decodable alone."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["FORMATS", "Int4Groups", "Int8Rows", "RowFormat"]
+__all__ = ["FORMATS", "Int8Rows", "IntegerGroups", "RowFormat", "pack", "packed_bytes", "rounded", "unpack"]
 
 
 class RowFormat(Protocol):
@@ -51,50 +53,102 @@ class Int8Rows:
 
 
 @dataclass(frozen=True)
-class Int4Groups:
-    """Store each group of 32 numbers as 4-bit integers with one float16 scale: 4.5 bits a number.
+class IntegerGroups:
+    """Store each group of consecutive numbers as integers of some bits with one float16 scale.
 
-    The scale of a group is the one, of 8 candidates, with the least squared error.
+    With 4 bits in groups of 32 that is 4.5 bits a number. The scale of a group is the one of least squared error, of
+    those that put the group's largest magnitude at `smallest` to all of the range's longer side.
+
+    Attributes:
+        bits: of an integer, 1 to 8.
+        group: numbers that share a scale; their bits must fill whole bytes.
+        candidates: scales to choose from.
+        smallest: in (0, 1].
     """
 
-    name: str = "int4"
-    group: int = 32
+    bits: int
+    group: int
+    candidates: int = 8
+    smallest: float = 0.6875
+
+    @property
+    def name(self) -> str:
+        """Return "int4" for 4 bits in groups of 32, else bits and group."""
+        return "int4" if (self.bits, self.group) == (4, 32) else f"int{self.bits}-g{self.group}"
 
     def layout(self, n: int, d: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-        """Return codes (n, ceil(d / 32) x 16) uint8, two to a byte, and scales (n, ceil(d / 32)) float16."""
+        """Return codes (n, ceil(d / group) x group x bits / 8) uint8 and scales (n, ceil(d / group)) float16."""
         groups = -(-d // self.group)
-        return {"codes": ((n, groups * self.group // 2), torch.uint8), "scales": ((n, groups), torch.float16)}
+        width = packed_bytes(groups * self.group, self.bits)
+        return {"codes": ((n, width), torch.uint8), "scales": ((n, groups), torch.float16)}
 
     def encode(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Round each group to -8..7 times its scale."""
+        """Round each group to -(2^bits / 2) .. 2^bits / 2 - 1 times its scale."""
         n, d = rows.shape
-        groups = -(-d // self.group)
+        groups, lowest = -(-d // self.group), 2 ** (self.bits - 1)
         values = functional.pad(rows.float(), (0, groups * self.group - d)).view(n, groups, self.group)
         extreme = values.gather(2, values.abs().argmax(2, keepdim=True))
         best_scale = torch.zeros_like(extreme)
         best_error = torch.full_like(extreme, torch.inf)
-        # -extreme / 8 puts the largest magnitude on the longer, negative side of the range
-        for level in torch.linspace(5.5, 8.0, 8).tolist():
+        # the sign puts the largest magnitude on the longer, negative side of the range
+        for level in torch.linspace(self.smallest * lowest, lowest, self.candidates).tolist():
             scale = (-extreme / level).half().float()
-            error = (_rounded(values, scale) * scale - values).square().sum(2, keepdim=True)
+            error = (rounded(values, scale, self.bits) * scale - values).square().sum(2, keepdim=True)
             better = error < best_error
             best_scale, best_error = (
                 torch.where(better, scale, best_scale),
                 torch.where(better, error, best_error),
             )
-        codes = (_rounded(values, best_scale) + 8).to(torch.uint8).view(n, groups * self.group)
-        return codes[:, 0::2] | (codes[:, 1::2] << 4), best_scale.squeeze(2).half()
+        codes = (rounded(values, best_scale, self.bits) + lowest).to(torch.uint8).view(n, groups * self.group)
+        return pack(codes, self.bits), best_scale.squeeze(2).half()
 
     def decode(self, codes: Tensor, scales: Tensor, d: int) -> Tensor:
-        """Unpack two numbers from each byte and multiply by the group's scale."""
-        unpacked = torch.stack((codes & 15, codes >> 4), dim=2).view(codes.shape[0], -1, self.group)
-        values = (unpacked.float() - 8) * scales.float()[:, :, None]
+        """Unpack the integers and multiply them by their group's scale."""
+        unpacked = unpack(codes, self.bits).view(codes.shape[0], -1, self.group)
+        values: Tensor = (unpacked.float() - 2 ** (self.bits - 1)) * scales.float()[:, :, None]
         return values.view(codes.shape[0], -1)[:, :d]
 
 
-def _rounded(values: Tensor, scale: Tensor) -> Tensor:
+def rounded(values: Tensor, scale: Tensor, bits: int) -> Tensor:
+    """Return values / scale rounded to the integers of some bits; a scale of zero counts as one."""
     safe = torch.where(scale == 0, torch.ones_like(scale), scale)
-    return (values / safe).round().clamp(-8, 7)
+    return (values / safe).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
-FORMATS: dict[str, Callable[[], RowFormat]] = {"int8": Int8Rows, "int4": Int4Groups}
+def packed_bytes(numbers: int, bits: int) -> int:
+    """Return the bytes that some numbers of `bits` bits take when packed."""
+    return -(-numbers * bits // 8)
+
+
+def pack(codes: Tensor, bits: int) -> Tensor:
+    """Return codes (.., m) of 0 .. 2^bits - 1 as (.., ceil(m bits / 8)) uint8, the first in the lowest bits."""
+    numbers, size = _word(bits)
+    m = codes.shape[-1]
+    words = functional.pad(codes.long(), (0, -m % numbers)).unflatten(-1, (-1, numbers))
+    whole = (words << _shifts(numbers, bits, codes.device)).sum(-1, keepdim=True)
+    packed: Tensor = ((whole >> _shifts(size, 8, codes.device)) & 255).to(torch.uint8)
+    return packed.flatten(-2)[..., : packed_bytes(m, bits)]
+
+
+def unpack(packed: Tensor, bits: int) -> Tensor:
+    """Return (.., m) uint8, at least the codes that `pack` was given; the bytes must be whole words of them."""
+    numbers, size = _word(bits)
+    words = packed.unflatten(-1, (-1, size))
+    if size > 1:
+        words = (words.long() << _shifts(size, 8, packed.device)).sum(-1, keepdim=True)
+    shifts = _shifts(numbers, bits, packed.device).to(words.dtype)
+    codes: Tensor = ((words >> shifts) & (2**bits - 1)).to(torch.uint8)
+    return codes.flatten(-2)
+
+
+def _word(bits: int) -> tuple[int, int]:
+    """Return the numbers in the shortest run of them that fills whole bytes, and those bytes."""
+    size = bits // math.gcd(bits, 8)
+    return 8 * size // bits, size
+
+
+def _shifts(count: int, step: int, device: torch.device) -> Tensor:
+    return torch.arange(0, count * step, step, device=device)
+
+
+FORMATS: dict[str, Callable[[], RowFormat]] = {"int8": Int8Rows, "int4": partial(IntegerGroups, 4, 32)}

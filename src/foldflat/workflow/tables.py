@@ -17,7 +17,7 @@ from foldflat.cluster.sweep import Block, chunk_rows
 from foldflat.embedding.base import check_finite
 from foldflat.embedding.fitting import Fitted, Table, Watch, describe, settings_for
 from foldflat.embedding.plan import EmbeddingPlan, table_plan
-from foldflat.embedding.recipe import EmbeddingRecipe, stored_dtype
+from foldflat.embedding.recipe import INTEGER_COEFFICIENTS, EmbeddingRecipe, stored_dtype
 from foldflat.embedding.streamed import encode
 from foldflat.embedding.weights import resolve_row_weights
 from foldflat.errors import CheckpointError, DataError, FoldflatError, RecipeError
@@ -94,13 +94,15 @@ def is_streamed(rows: RowSource, recipe: EmbeddingRecipe, team: Team) -> bool:
     Raises:
         RecipeError: several processes were asked to do what one does in memory.
     """
-    fits = recipe.method in ("subspaces", "svd") and recipe.max_error is None and recipe.coefficients != "mixed"
+    in_memory = recipe.coefficients in (*INTEGER_COEFFICIENTS, "mixed")
+    fits = recipe.method in ("subspaces", "svd") and recipe.max_error is None and not in_memory
     if team.size > 1 and not fits:
         raise RecipeError(
             f"{team.size} processes cannot share method {recipe.method!r}"
             + (" with `max_error`" if recipe.max_error is not None else "")
-            + (' with `coefficients` "mixed"' if recipe.coefficients == "mixed" else "")
+            + (f' with `coefficients` "{recipe.coefficients}"' if in_memory else "")
             + "; hint: run one process, or use 'subspaces' or 'svd' with a keep ratio or a budget"
+            + (' and `coefficients` "bfloat16"' if in_memory else "")
         )
     return fits and (team.size > 1 or rows.shape[0] > SAMPLE_ROWS + JUDGE_ROWS)
 

@@ -1,0 +1,228 @@
+"""An embedding whose rows lie in k subspaces, with coefficients and bases stored as integers."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from foldflat.axes import blocks
+from foldflat.embedding.base import CompressedEmbedding, CompressedHead
+from foldflat.embedding.lookup import buckets, columns_of, positions_within
+from foldflat.embedding.storage import Int8Rows, pack, packed_bytes, unpack
+
+__all__ = ["QuantizedSubspaceEmbedding", "QuantizedSubspaceHead", "label_bits"]
+
+_BLOCK_ELEMENTS = 1 << 20
+
+
+class QuantizedSubspaceEmbedding(CompressedEmbedding):
+    """Store row a of cluster i as integers u (rank_i) and return u V_i, where V_i carries the size of a step.
+
+    A step belongs to a direction, so it takes no bytes: it is in the scale of that direction's basis vector. All
+    numbers are fixed: fine-tuning trains the rest of the network around them.
+
+    Source: Maalouf et al., "Deep Learning Meets Projective Clustering", ICLR 2021; the integers are ours.
+
+    Attributes:
+        codes: (bytes,) uint8, coefficients of 4 or 8 bits, of the first subspace row by row, then of the second ..;
+            subspaces of even rank come before those of odd rank. Two coefficients of 4 bits share a byte.
+        bases: int8 (ranks together, d), one basis after the other.
+        scales: float32 (ranks together, 1), of the rows of `bases`.
+        labels: packed subspace of every row, of as many bits as tell them apart; the last marks the padding row.
+        fixed: (1, d) the padding row as it was, or (0, d).
+    """
+
+    method = "subspaces"
+    _codes = ("scales",)
+    codes: Tensor
+    bases: Tensor
+    scales: Tensor
+    labels: Tensor
+    fixed: Tensor
+    assignment: Tensor
+    position: Tensor
+
+    def __init__(
+        self,
+        n: int,
+        d: int,
+        sizes: Sequence[int],
+        ranks: Sequence[int],
+        *,
+        bits: int,
+        groups: Sequence[int] | None = None,
+        padding_idx: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """Make an empty layer of a given layout.
+
+        Args:
+            n, d: shape of the table.
+            sizes: k numbers of rows, the padding row left out.
+            ranks: k ranks.
+            bits: 4 or 8, of a coefficient.
+            groups: k numbers 0, 1, .. of the basis that each subspace uses; default one of its own.
+            padding_idx: row to keep exactly.
+            dtype: type of the returned rows.
+        """
+        super().__init__(n, d, padding_idx, dtype=dtype, device=device)
+        self.sizes, self.ranks, self.bits = list(sizes), list(ranks), bits
+        self.groups = list(range(len(self.ranks))) if groups is None else list(groups)
+        longest = [0] * (max(self.groups, default=-1) + 1)
+        for group, rank in zip(self.groups, self.ranks, strict=True):
+            longest[group] = max(longest[group], rank)
+        self._basis_starts = [0, *accumulate(longest)]
+        self._starts, numbers = _starts(self.sizes, self.ranks)
+        kept = 0 if padding_idx is None else 1
+        self._label_bits = label_bits(len(self.ranks) + kept)
+        stored = {
+            "codes": ((packed_bytes(numbers, bits),), torch.uint8),
+            "bases": ((sum(longest), d), torch.int8),
+            "scales": ((sum(longest), 1), torch.float32),
+            "labels": ((packed_bytes(n, self._label_bits),), torch.uint8),
+            "fixed": ((kept, d), dtype),
+        }
+        for name, (shape, stored_dtype) in stored.items():
+            self.register_buffer(name, torch.zeros(shape, dtype=stored_dtype, device=device))
+        for name, derived in (("assignment", torch.int16), ("position", torch.int32)):
+            self.register_buffer(name, torch.zeros(n, dtype=derived, device=device), persistent=False)
+
+    def rows(self, ids: Tensor) -> Tensor:
+        """Return (t, d): the rows at ids (t,), each decoded once however often it is asked for."""
+        distinct, places = torch.unique(ids, return_inverse=True)
+        subspaces, within = self.assignment.index_select(0, distinct), self.position.index_select(0, distinct)
+        order, positions = buckets(subspaces, within, len(self.ranks))
+        used = [i for i, chosen in enumerate(positions[:-1]) if len(chosen)]
+        bases = {group: self.basis(group) for group in {self.groups[i] for i in used}}
+        # rows must not depend on an autocast region around the look-up: nn.Embedding's do not
+        with torch.autocast(ids.device.type, enabled=False):
+            parts = [self.read(i, positions[i].long()) @ bases[self.groups[i]][: self.ranks[i]] for i in used]
+        found = torch.cat([*parts, self.fixed.index_select(0, positions[-1]).float()])
+        return torch.empty_like(found).index_copy(0, order, found).index_select(0, places).to(self.anchor.dtype)
+
+    def basis(self, group: int) -> Tensor:
+        """Return a basis (rank, d) in float32, each vector as long as a step of its coefficient."""
+        part = slice(self._basis_starts[group], self._basis_starts[group + 1])
+        return self.bases[part].float() * self.scales[part]
+
+    def read(self, i: int, positions: Tensor | slice) -> Tensor:
+        """Return float32 coefficients (b, rank_i), whole numbers of steps, of rows of subspace i."""
+        start, rank = self._starts[i], self.ranks[i]
+        if self.bits * rank % 8 == 0 and self.bits * start % 8 == 0:
+            first, width = packed_bytes(start, self.bits), packed_bytes(rank, self.bits)
+            codes = self.codes[first : first + self.sizes[i] * width].view(self.sizes[i], width)[positions]
+            return _signed(unpack(codes, self.bits), self.bits)
+        return _signed(self._unaligned(start, rank, positions), self.bits)
+
+    def _unaligned(self, start: int, rank: int, positions: Tensor | slice) -> Tensor:
+        """Return 4-bit codes (b, rank) of rows that may begin in the middle of a byte."""
+        device = self.codes.device
+        if isinstance(positions, slice):
+            positions = torch.arange(positions.start, positions.stop, device=device)
+        numbers = start + positions[:, None] * rank + torch.arange(rank, device=device)
+        codes: Tensor = (self.codes[numbers >> 1] >> (4 * (numbers & 1))) & 15
+        return codes
+
+    @torch.no_grad()
+    def set_labels(self, labels: Tensor) -> None:
+        """Set the subspace (n,) of every row, k for the padding row."""
+        if self._label_bits:
+            self.labels.copy_(pack(labels, self._label_bits))
+        self.rebuild()
+
+    @torch.no_grad()
+    def set_basis(self, group: int, basis: Tensor) -> None:
+        """Set a basis (rank, d), each vector as long as a step of its coefficient."""
+        part = slice(self._basis_starts[group], self._basis_starts[group + 1])
+        self.bases[part], self.scales[part] = Int8Rows().encode(basis)
+
+    @torch.no_grad()
+    def write(self, i: int, part: slice, values: Tensor) -> None:
+        """Set coefficients (b, rank_i), whole numbers of steps, of consecutive rows of subspace i of an empty layer."""
+        start = self._starts[i] + part.start * self.ranks[i]
+        within = start % (8 // self.bits)
+        codes = (values + 2 ** (self.bits - 1)).to(torch.uint8).flatten()
+        packed = pack(functional.pad(codes, (within, 0)), self.bits)
+        first = packed_bytes(start - within, self.bits)
+        # rows before and after may have their part of the first and of the last byte
+        self.codes[first : first + len(packed)] |= packed
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return (.., n): hidden vectors are taken into each basis, so that no row is multiplied out."""
+        wide = hidden.float()
+        inner = [wide @ self.basis(group).T for group in range(len(self._basis_starts) - 1)]
+        parts = [
+            inner[group][..., :rank] @ self.read(i, part).T
+            for i, (size, rank, group) in enumerate(zip(self.sizes, self.ranks, self.groups, strict=True))
+            for part in blocks(size, rank, elements=_BLOCK_ELEMENTS)
+        ]
+        parts.append(wide @ self.fixed.float().T)
+        columns = columns_of(self.assignment, self.position, self.sizes)
+        return torch.cat(parts, -1).index_select(-1, columns).to(hidden.dtype)
+
+    @torch.no_grad()
+    def rebuild(self) -> None:
+        """Unpack the labels, and renumber the rows within their subspaces."""
+        super().rebuild()
+        if self.labels.device.type == "meta":
+            return
+        n = self.num_embeddings
+        unpacked = unpack(self.labels, self._label_bits)[:n] if self._label_bits else self.labels.new_zeros(n)
+        self.assignment = unpacked.to(torch.int16)
+        self.position = positions_within(self.assignment, self.sizes)
+
+    def spec(self) -> dict[str, Any]:
+        """Return the layout: shape, sizes, ranks, bits, groups and padding index."""
+        return {
+            "class": type(self).__name__,
+            "n": self.num_embeddings,
+            "d": self.embedding_dim,
+            "sizes": self.sizes,
+            "ranks": self.ranks,
+            "bits": self.bits,
+            "groups": self.groups,
+            "padding_idx": self.padding_idx,
+        }
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any], *, dtype: torch.dtype, device: torch.device | str | None) -> Self:
+        """Return an empty layer of the layout that `spec` describes."""
+        layout = {name: value for name, value in spec.items() if name != "class"}
+        return cls(**layout, dtype=dtype, device=device)
+
+    @property
+    def parameters_stored(self) -> int:
+        """Return n_1 r_1 + .. + n_k r_k + (ranks of the bases) d, plus d for the padding row."""
+        numbers = sum(size * rank for size, rank in zip(self.sizes, self.ranks, strict=True))
+        return numbers + self.bases.numel() + self.fixed.numel()
+
+
+class QuantizedSubspaceHead(CompressedHead):
+    """Give the output layer tied to a `QuantizedSubspaceEmbedding`."""
+
+
+def _signed(codes: Tensor, bits: int) -> Tensor:
+    """Return float32 numbers of codes, which are stored with half of their range added."""
+    values: Tensor = codes.float() - 2 ** (bits - 1)
+    return values
+
+
+def label_bits(n_classes: int) -> int:
+    """Return the bits, 0, 1, 2, 4 or 8, that tell up to 256 classes apart."""
+    return next(bits for bits in (0, 1, 2, 4, 8) if n_classes <= 1 << bits)
+
+
+def _starts(sizes: Sequence[int], ranks: Sequence[int]) -> tuple[list[int], int]:
+    """Return the place of each subspace's first coefficient, and the number of all.
+
+    Rows of even rank are whole bytes also at 4 bits, and stay so when nothing odd comes before them.
+    """
+    starts, numbers = [0] * len(ranks), 0
+    for i in sorted(range(len(ranks)), key=lambda i: ranks[i] % 2):
+        starts[i] = numbers
+        numbers += sizes[i] * ranks[i]
+    return starts, numbers
