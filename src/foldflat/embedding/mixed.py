@@ -1,8 +1,9 @@
 """Embeddings whose coefficients are trellis-coded, with as many bits for each direction as it is worth."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import accumulate, groupby
 from typing import Any, Self
 
 import torch
@@ -10,12 +11,13 @@ from torch import Tensor
 
 from foldflat.axes import blocks
 from foldflat.embedding.base import CompressedEmbedding, CompressedHead
-from foldflat.embedding.lookup import buckets, columns_of, positions_within
+from foldflat.embedding.lookup import columns_of, positions_within
+from foldflat.embedding.reading import RowReader
 from foldflat.embedding.trellis import WINDOWS, Schedule, decode
 
 __all__ = ["ClassLayout", "MixedEmbedding", "MixedHead", "packed_labels"]
 
-_BLOCK_ELEMENTS = 1 << 20
+_BLOCK_ELEMENTS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,15 @@ class MixedEmbedding(CompressedEmbedding):
         n_bytes = sum(layout.size * layout.schedule.n_bytes for layout in layouts)
         coded = sum(len(layout.schedule.coded) for layout in layouts)
         self._label_bits = _bits_for(len(layouts) + kept)
+        self._reader = RowReader([layout.schedule for layout in layouts], [layout.size for layout in layouts])
+        of_class = [(self._reader.bundles[i], layout.basis) for i, layout in enumerate(layouts)]
+        self._runs = sorted(set(of_class))
+        self._run_of_class = [*map(self._runs.index, of_class), len(self._runs)]
+        self._parts = {
+            "codes": _ends([layout.size * layout.schedule.n_bytes for layout in layouts]),
+            "scales": _ends([len(layout.schedule.coded) for layout in layouts]),
+            "bases": _ends(ranks),
+        }
         stored = {
             "codes": ((n_bytes,), torch.uint8),
             "scales": ((coded,), torch.float16),
@@ -110,22 +121,35 @@ class MixedEmbedding(CompressedEmbedding):
     def rows(self, ids: Tensor) -> Tensor:
         """Return (t, d): the rows at ids (t,), each decoded once however often it is asked for."""
         distinct, places = torch.unique(ids, return_inverse=True)
-        classes, within = self.assignment.index_select(0, distinct), self.position.index_select(0, distinct)
-        order, positions = buckets(classes, within, len(self.layouts))
-        parts = [self._decoded(i, chosen) for i, chosen in enumerate(positions[:-1]) if len(chosen)]
-        parts += [self.fixed.index_select(0, chosen).float() for chosen in positions[-1:] if len(chosen)]
-        found = torch.cat(parts) if parts else torch.empty(0, self.embedding_dim, device=ids.device)
-        return torch.empty_like(found).index_copy(0, order, found).index_select(0, places).to(self.anchor.dtype)
+        classes = self.assignment.index_select(0, distinct)
+        runs = torch.tensor(self._run_of_class, device=ids.device).index_select(0, classes.to(torch.int32))
+        order = torch.argsort(runs)
+        counts = torch.bincount(runs, minlength=len(self._runs) + 1).tolist()
+        found = self._in_runs(distinct.index_select(0, order), counts).to(self.anchor.dtype)
+        back = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=ids.device))
+        return found.index_select(0, back.index_select(0, places))
 
-    def _decoded(self, i: int, positions: Tensor | slice) -> Tensor:
-        """Return float32 rows of class i."""
-        values, directions = self._coefficients(i, positions)
-        return values @ directions
-
-    def _coefficients(self, i: int, positions: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Return coefficients (b, coded) of rows of class i, and the directions (coded, d) that they belong to."""
-        directions = self._basis_of(i)[self.layouts[i].schedule.coded].float()
-        return self.read(i, positions) * self._scales_of(i).float(), directions
+    def _in_runs(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
+        """Return float32 rows (t, d) of ids that are sorted by run, `counts` of each."""
+        classes = self.assignment.index_select(0, ids).to(torch.int32)
+        positions = self.position.index_select(0, ids)
+        found = torch.empty(len(ids), self.embedding_dim, device=ids.device)
+        ends = torch.tensor([0, *counts]).cumsum(0).tolist()
+        for bundle, group in groupby(range(len(self._runs)), lambda run: self._runs[run][0]):
+            runs = list(group)
+            first, last = ends[runs[0]], ends[runs[-1] + 1]
+            if first == last:
+                continue
+            coefficients = self._reader.read(
+                bundle, classes[first:last], positions[first:last], self.codes, self.scales, self.window_values
+            )
+            for run in runs:
+                own, others = slice(ends[run], ends[run + 1]), slice(ends[run] - first, ends[run + 1] - first)
+                if counts[run]:
+                    basis = self._of_class("bases", self._runs[run][1])[: coefficients.shape[1]].float()
+                    torch.mm(coefficients[others], basis, out=found[own])
+        found[ends[-2] :] = self.fixed.index_select(0, positions[ends[-2] :])
+        return found
 
     def read(self, i: int, positions: Tensor | slice) -> Tensor:
         """Return coefficients (b, coded) of rows of class i, in units of their scales."""
@@ -136,34 +160,39 @@ class MixedEmbedding(CompressedEmbedding):
 
     def _codes_of(self, i: int) -> Tensor:
         layout = self.layouts[i]
-        return _part(self.codes, [other.size * other.schedule.n_bytes for other in self.layouts], i).view(
-            layout.size, layout.schedule.n_bytes
-        )
+        return self._of_class("codes", i).view(layout.size, layout.schedule.n_bytes)
 
-    def _scales_of(self, i: int) -> Tensor:
-        return _part(self.scales, [len(layout.schedule.coded) for layout in self.layouts], i)
-
-    def _basis_of(self, i: int) -> Tensor:
-        return _part(self.bases, self.ranks, self.layouts[i].basis)
+    def _of_class(self, name: str, i: int) -> Tensor:
+        """Return the part of codes, scales or bases that belongs to a class or basis."""
+        begin, end = self._parts[name][i : i + 2]
+        part: Tensor = getattr(self, name)[begin:end]
+        return part
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return (.., n): hidden vectors are taken into each basis, so that no row is multiplied out."""
-        parts = []
-        for i, layout in enumerate(self.layouts):
-            inner = None
-            for part in blocks(layout.size, max(1, len(layout.schedule.coded)), elements=_BLOCK_ELEMENTS):
-                values, directions = self._coefficients(i, part)
-                inner = hidden.float() @ directions.T if inner is None else inner
-                parts.append(inner @ values.T)
-        parts.append(hidden.float() @ self.fixed.float().T)
+        flat = hidden.float().reshape(-1, self.embedding_dim)
+        inner = [flat @ self._of_class("bases", i).float().T for i in range(len(self.ranks))]
+        parts = [part for i in range(len(self.layouts)) for part in self._logits_of(i, inner[self.layouts[i].basis])]
+        parts.append(flat @ self.fixed.float().T)
         columns = columns_of(self.assignment, self.position, [layout.size for layout in self.layouts])
-        return torch.cat(parts, -1).index_select(-1, columns).to(hidden.dtype)
+        found = torch.cat(parts, -1).index_select(-1, columns)
+        return found.view(*hidden.shape[:-1], self.num_embeddings).to(hidden.dtype)
+
+    def _logits_of(self, i: int, inner: Tensor) -> Iterator[Tensor]:
+        """Yield the logits (t, block) of blocks of rows of class i, from hidden vectors (t, rank) in its basis."""
+        layout = self.layouts[i]
+        coded = layout.schedule.coded
+        own = inner[:, : len(coded)] if coded == list(range(len(coded))) else inner[:, coded]
+        scaled = own * self._of_class("scales", i).float()
+        # small enough that what each pass leaves is still in the cache for the next
+        for part in blocks(layout.size, max(1, len(coded)), elements=_BLOCK_ELEMENTS):
+            yield scaled @ self.read(i, part).T
 
     @torch.no_grad()
     def fill(self, i: int, codes: Tensor, scales: Tensor) -> None:
         """Set codes (size, n_bytes) and scales (coded,) of class i."""
         self._codes_of(i).copy_(codes)
-        self._scales_of(i).copy_(scales)
+        self._of_class("scales", i).copy_(scales)
 
     @torch.no_grad()
     def rebuild(self) -> None:
@@ -203,9 +232,8 @@ class MixedHead(CompressedHead):
     """Give the output layer tied to a `MixedEmbedding`."""
 
 
-def _part(tensor: Tensor, sizes: Sequence[int], i: int) -> Tensor:
-    start = sum(sizes[:i])
-    return tensor[start : start + sizes[i]]
+def _ends(sizes: Sequence[int]) -> list[int]:
+    return [0, *accumulate(sizes)]
 
 
 def packed_labels(labels: Tensor, n_classes: int) -> Tensor:

@@ -20,9 +20,12 @@ from torch import Tensor
 from foldflat.axes import blocks
 from foldflat.randomness import torch_generator
 
-__all__ = ["LEAST_BYTES", "WINDOWS", "Schedule", "decode", "encode", "window_values"]
+__all__ = ["LEAST_BYTES", "WINDOWS", "WINDOW_BYTES", "Schedule", "decode", "encode", "read_windows", "window_values"]
 
 _BITS = 12
+WINDOW_BYTES = 3
+"""Bytes that hold any window of 12 bits."""
+
 WINDOWS = 1 << _BITS
 """Values that a window of 12 bits tells apart."""
 
@@ -74,13 +77,18 @@ class Schedule:
 
     @cached_property
     def reads(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return for each number (3, coded) bytes of its window, (coded,) bits to skip, and what the state is times."""
+        """Return int32 for each number (coded,): first byte of its window, bits to skip there, and 1 for a second."""
         ends = np.cumsum([bits for _, _, bits in self.steps])
         begins = np.repeat(ends, [numbers for _, numbers, _ in self.steps]) - _BITS
-        # three bytes hold any window of twelve bits; the first follows the last
-        places = np.stack([(begins // 8 + i) % self.n_bytes for i in range(3)])
-        factors = [(1, _SECOND)[i] for _, numbers, _ in self.steps for i in range(numbers)]
-        return torch.from_numpy(places), torch.from_numpy((begins % 8).astype(np.int32)), torch.tensor(factors)
+        seconds = [i for _, numbers, _ in self.steps for i in range(numbers)]
+        found = begins // 8 % max(1, self.n_bytes), begins % 8, np.array(seconds)
+        first, skipped, second = (torch.from_numpy(part.astype(np.int32)) for part in found)
+        return first, skipped, second
+
+    @cached_property
+    def reads_twice(self) -> bool:
+        """Return whether two numbers are read from one window anywhere."""
+        return any(numbers == 2 for _, numbers, _ in self.steps)
 
     @cached_property
     def coded(self) -> list[int]:
@@ -89,19 +97,41 @@ class Schedule:
 
 
 def decode(codes: Tensor, schedule: Schedule, values: Tensor) -> Tensor:
-    """Return (b, numbers that have bits) float32 values in units of their scales.
+    """Return (b, numbers that have bits) float32 values in units of their scales, number by number in memory.
 
     Args:
         codes: (b, n_bytes) uint8.
         schedule: bits of the numbers.
         values: (4096,) of the windows.
     """
-    places, shifts, factors = (part.to(codes.device) for part in schedule.reads)
-    first, second, third = (codes.index_select(1, place).to(torch.int32) for place in places)
-    states = ((first | (second << 8) | (third << 16)) >> shifts) & (WINDOWS - 1)
-    states = (states * factors) & (WINDOWS - 1)
-    read: Tensor = values.float()[states]
-    return read
+    places, shifts, seconds = (part.to(codes.device) for part in schedule.reads)
+    # rows of bytes of one place: what belongs to a number is then read in one piece
+    own = codes.T.contiguous().to(torch.int32)
+    words = own.clone()
+    for i in range(1, WINDOW_BYTES):
+        # the first byte follows the last
+        words[:-i] |= own[i:] << (8 * i)
+        words[-i:] |= own[:i] << (8 * i)
+    found = words.index_select(0, places)
+    return read_windows(found, shifts[:, None], seconds[:, None] if schedule.reads_twice else None, values).T
+
+
+def read_windows(words: Tensor, shifts: Tensor, seconds: Tensor | None, values: Tensor) -> Tensor:
+    """Return float32 values of the windows in `words`, int32 that are overwritten.
+
+    Args:
+        words: the bytes that hold each window, the first one lowest.
+        shifts: bits to skip.
+        seconds: 1 where a window is read for the second of its numbers, 0 elsewhere; None for nowhere.
+        values: (4096,) of the windows.
+    """
+    table = values.float()
+    states = words.bitwise_right_shift_(shifts).bitwise_and_(WINDOWS - 1)
+    if seconds is not None:
+        order = (torch.arange(WINDOWS, dtype=torch.int32, device=values.device) * _SECOND) & (WINDOWS - 1)
+        table = torch.cat([table, table.index_select(0, order)])
+        states |= seconds << _BITS
+    return table.index_select(0, states.view(-1)).view(states.shape)
 
 
 def encode(rows: Tensor, scales: Tensor, schedule: Schedule, values: Tensor) -> Tensor:
