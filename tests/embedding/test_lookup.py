@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from tests.embedding.layers import gradients, random_table, subspace_layer
+from tests.embedding.layers import KINDS, gradients, layer_of, random_table, subspace_layer
 from torch import Tensor
 
+from foldflat.embedding import lookup
 from foldflat.embedding.module import SubspaceEmbedding
 
 
@@ -27,6 +28,36 @@ def test_a_compiled_layer_computes_the_same(backend: str) -> None:
         expected = _lookup_and_gradients(layer, layer, ids)
         torch.testing.assert_close(_lookup_and_gradients(compiled, layer, ids), expected)
         assert any(expected[name].any() for name in expected if name != "rows")
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_can_be_compiled(kind: str, backend: str) -> None:
+    """Rows and logits are those of the layer itself; where a graph breaks is torch's affair."""
+    layer = layer_of(kind, padding_idx=4)
+    torch.compiler.reset()
+    rows, logits = (torch.compile(call, backend=backend) for call in (layer, layer.logits))
+    for length in (9, 1):
+        ids, hidden = torch.arange(length) * 6 % 60, random_table(length, 12, seed=length)
+        torch.testing.assert_close(rows(ids), layer(ids))
+        torch.testing.assert_close(logits(hidden), layer.logits(hidden))
+
+
+def test_a_row_asked_for_twice_is_multiplied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 40 ids of 3 rows, three rows of coefficients are multiplied, and the rows come back in order."""
+    layer, _ = subspace_layer()
+    ids = torch.tensor([3, 17, 50]).repeat(14)[:40]
+    expected, multiplied = layer.to_dense()[ids], []
+    expand = lookup._expand
+
+    def counted(coefficients: Tensor, basis: Tensor, dtype: torch.dtype) -> Tensor:
+        multiplied.append(len(coefficients))
+        return expand(coefficients, basis, dtype)
+
+    monkeypatch.setattr(lookup, "_expand", counted)
+    torch.testing.assert_close(layer(ids), expected)
+    assert sum(multiplied) == 3
 
 
 def test_a_compiled_layer_with_factors_of_another_type_computes_the_same() -> None:

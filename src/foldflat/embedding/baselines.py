@@ -1,5 +1,6 @@
 """Embeddings stored as small integers: the rivals that subspaces are measured against."""
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 import torch
@@ -11,6 +12,8 @@ from foldflat.embedding.base import CompressedEmbedding, CompressedHead
 from foldflat.embedding.storage import FORMATS
 
 __all__ = ["QuantizedEmbedding", "QuantizedHead"]
+
+_BLOCK_ELEMENTS = 1 << 17
 
 
 class QuantizedEmbedding(CompressedEmbedding):
@@ -53,16 +56,24 @@ class QuantizedEmbedding(CompressedEmbedding):
 
     def rows(self, ids: Tensor) -> Tensor:
         """Return (t, d): the rows at ids (t,), decoded."""
-        codes, scales = self.codes.index_select(0, ids), self.scales.index_select(0, ids)
-        return self.format.decode(codes, scales, self.embedding_dim).to(self.anchor.dtype)
+        found = torch.empty(len(ids), self.embedding_dim, dtype=self.anchor.dtype, device=ids.device)
+        for part in self._blocks(len(ids)):
+            codes, scales = self.codes.index_select(0, ids[part]), self.scales.index_select(0, ids[part])
+            found[part] = self.format.decode(codes, scales, self.embedding_dim)
+        return found
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return (.., n), decoding a block of rows at a time."""
         parts = []
-        for part in blocks(self.num_embeddings, self.embedding_dim):
+        for part in self._blocks(self.num_embeddings):
             table = self.format.decode(self.codes[part], self.scales[part], self.embedding_dim)
             parts.append(functional.linear(hidden, table.to(hidden.dtype)))
         return torch.cat(parts, -1)
+
+    def _blocks(self, length: int) -> Iterator[slice]:
+        """Yield rows whose numbers stay in the cache between the passes of decoding; all of them in a graph."""
+        elements = length * self.embedding_dim if torch.compiler.is_compiling() else _BLOCK_ELEMENTS
+        return blocks(length, self.embedding_dim, elements=elements)
 
     def spec(self) -> dict[str, Any]:
         """Return the layout: shape, format, padding index."""

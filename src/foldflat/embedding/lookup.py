@@ -1,12 +1,16 @@
 """Rows of a table stored in subspaces: gather coefficients by subspace, one small product per subspace."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
-__all__ = ["buckets", "columns_of", "look_up", "positions_within"]
+from foldflat.axes import blocks
+
+__all__ = ["buckets", "columns_of", "in_order", "inverse", "look_up", "no_autocast", "positions_within"]
+
+_BLOCK_ELEMENTS = 1 << 16
 
 
 def positions_within(assignment: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -26,6 +30,33 @@ def positions_within(assignment: Tensor, sizes: Sequence[int]) -> Tensor:
 def columns_of(assignment: Tensor, position: Tensor, sizes: Sequence[int]) -> Tensor:
     """Return (n,) where each row stands when the rows of one subspace follow those of another."""
     return _starts(sizes, assignment.device)[assignment.to(torch.int64)] + position
+
+
+def in_order(parts: Iterable[Tensor], columns: Tensor) -> Tensor:
+    """Return (t, n), of which column i is the one numbered columns[i] of parts (t, n_i) side by side.
+
+    Args:
+        parts: taken one after the other; without gradients none is kept.
+        columns: (n,).
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return torch.cat(list(parts), -1).index_select(-1, columns)
+    # column by column in memory, so that those that are gathered are read in one piece
+    gathered, end = columns.new_empty(0, dtype=torch.float32), 0
+    for part in parts:
+        if not end:
+            gathered = part.new_empty(len(columns), len(part))
+        gathered[end : end + part.shape[1]] = part.T
+        end += part.shape[1]
+    found = gathered.new_empty(gathered.shape[::-1])
+    for block in blocks(len(columns), gathered.shape[1], elements=_BLOCK_ELEMENTS):
+        found[:, block] = gathered.index_select(0, columns[block]).T
+    return found
+
+
+def inverse(order: Tensor) -> Tensor:
+    """Return the permutation that undoes `order` (n,)."""
+    return torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
 
 
 def _starts(sizes: Sequence[int], device: torch.device) -> Tensor:
@@ -53,19 +84,21 @@ def look_up(
 def _bucketed(
     subspace: Tensor, position: Tensor, coefficients: Sequence[Tensor], bases: Sequence[Tensor], fixed: Tensor
 ) -> Tensor:
-    order, positions = buckets(subspace, position, len(bases))
+    k = len(bases)
+    # a row that is asked for twice is multiplied once
+    distinct, places = torch.unique(position.to(torch.int64) * (k + 1) + subspace, return_inverse=True)
+    order, positions = buckets(distinct % (k + 1), distinct // (k + 1), k)
     parts = []
-    with _no_autocast(fixed.device.type):
+    with no_autocast(fixed.device.type):
         for i, chosen in enumerate(positions):
             # the first is looked up even when no id asks for it: gradients are then zero, not absent
             if i and not len(chosen):
                 continue
-            if i < len(bases):
+            if i < k:
                 parts.append(_expand(coefficients[i].index_select(0, chosen), bases[i], fixed.dtype))
             else:
                 parts.append(fixed.index_select(0, chosen))
-    rows = torch.cat(parts)
-    return torch.empty_like(rows).index_copy(0, order, rows)
+    return torch.cat(parts).index_select(0, inverse(order).index_select(0, places))
 
 
 def buckets(subspace: Tensor, position: Tensor, k: int) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -75,8 +108,8 @@ def buckets(subspace: Tensor, position: Tensor, k: int) -> tuple[Tensor, tuple[T
     return order, position.index_select(0, order).split(sizes)
 
 
-def _no_autocast(device: str) -> contextlib.AbstractContextManager[object]:
-    # rows must not depend on an autocast region around the look-up: nn.Embedding's do not
+def no_autocast(device: str) -> contextlib.AbstractContextManager[object]:
+    """Return a context in which rows do not depend on an autocast region around it: nn.Embedding's do not."""
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext()
 
 
@@ -111,7 +144,7 @@ def _look_up_backward_op(
     by_bases = [torch.zeros_like(part) for part in bases]
     order, positions = buckets(subspace, position, len(bases))
     arriving = gradient.index_select(0, order).split([len(chosen) for chosen in positions])
-    with _no_autocast(gradient.device.type):
+    with no_autocast(gradient.device.type):
         for i, basis in enumerate(bases):
             if not len(positions[i]):
                 continue

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby
 from typing import Any, Self
 
 import torch
@@ -11,13 +11,13 @@ from torch import Tensor
 
 from foldflat.axes import blocks
 from foldflat.embedding.base import CompressedEmbedding, CompressedHead
-from foldflat.embedding.lookup import columns_of, positions_within
+from foldflat.embedding.lookup import columns_of, in_order, inverse, no_autocast, positions_within
 from foldflat.embedding.reading import RowReader
 from foldflat.embedding.trellis import WINDOWS, Schedule, decode
 
 __all__ = ["ClassLayout", "MixedEmbedding", "MixedHead", "packed_labels"]
 
-_BLOCK_ELEMENTS = 1 << 16
+_BLOCK_ELEMENTS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,9 @@ class MixedEmbedding(CompressedEmbedding):
         runs = torch.tensor(self._run_of_class, device=ids.device).index_select(0, classes.to(torch.int32))
         order = torch.argsort(runs)
         counts = torch.bincount(runs, minlength=len(self._runs) + 1).tolist()
-        found = self._in_runs(distinct.index_select(0, order), counts).to(self.anchor.dtype)
-        back = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=ids.device))
-        return found.index_select(0, back.index_select(0, places))
+        with no_autocast(ids.device.type):
+            found = self._in_runs(distinct.index_select(0, order), counts).to(self.anchor.dtype)
+        return found.index_select(0, inverse(order).index_select(0, places))
 
     def _in_runs(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
         """Return float32 rows (t, d) of ids that are sorted by run, `counts` of each."""
@@ -170,12 +170,11 @@ class MixedEmbedding(CompressedEmbedding):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return (.., n): hidden vectors are taken into each basis, so that no row is multiplied out."""
-        flat = hidden.float().reshape(-1, self.embedding_dim)
+        flat = hidden.reshape(-1, self.embedding_dim).float()
         inner = [flat @ self._of_class("bases", i).float().T for i in range(len(self.ranks))]
-        parts = [part for i in range(len(self.layouts)) for part in self._logits_of(i, inner[self.layouts[i].basis])]
-        parts.append(flat @ self.fixed.float().T)
+        parts = [self._logits_of(i, inner[layout.basis]) for i, layout in enumerate(self.layouts)]
         columns = columns_of(self.assignment, self.position, [layout.size for layout in self.layouts])
-        found = torch.cat(parts, -1).index_select(-1, columns)
+        found = in_order(chain(*parts, [flat @ self.fixed.float().T]), columns)
         return found.view(*hidden.shape[:-1], self.num_embeddings).to(hidden.dtype)
 
     def _logits_of(self, i: int, inner: Tensor) -> Iterator[Tensor]:

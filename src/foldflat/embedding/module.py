@@ -1,6 +1,7 @@
 """An embedding whose rows lie in k subspaces, and the output layer tied to it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, Self
 
 import torch
@@ -9,10 +10,12 @@ from torch import Tensor, nn
 from foldflat.axes import blocks, compute_dtype
 from foldflat.cluster.subspace import coefficients as coordinates
 from foldflat.embedding.base import CompressedEmbedding, CompressedHead
-from foldflat.embedding.lookup import columns_of, look_up, positions_within
+from foldflat.embedding.lookup import columns_of, in_order, look_up, positions_within
 from foldflat.embedding.partition import occupied
 
 __all__ = ["MOST_BYTE_CODES", "SubspaceEmbedding", "SubspaceHead"]
+
+_BLOCK_ELEMENTS = 1 << 18
 
 MOST_BYTE_CODES = 256
 """Subspaces, the padding row counted as one, that one byte a row can tell apart."""
@@ -149,11 +152,13 @@ class SubspaceEmbedding(CompressedEmbedding):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return (.., n) in small products: n_1 j_1 + .. multiplications, and d x rank for each basis, not n d."""
-        inner = [hidden @ basis.to(hidden.dtype).T for basis in self.bases]
+        flat = hidden.reshape(-1, self.embedding_dim)
+        inner = [flat @ basis.to(hidden.dtype).T for basis in self.bases]
         factors = zip(self.coefficients, self.groups, self.ranks, strict=True)
-        parts = [inner[group][..., :rank] @ stored.to(hidden.dtype).T for stored, group, rank in factors]
-        parts.append(hidden @ self.fixed.to(hidden.dtype).T)
-        return torch.cat(parts, -1).index_select(-1, columns_of(self.assignment, self.position, self.sizes))
+        parts = (part for stored, group, rank in factors for part in _products(inner[group][:, :rank], stored))
+        columns = columns_of(self.assignment, self.position, self.sizes)
+        found = in_order(chain(parts, [flat @ self.fixed.to(hidden.dtype).T]), columns)
+        return found.view(*hidden.shape[:-1], self.num_embeddings)
 
     @torch.no_grad()
     def rebuild(self) -> None:
@@ -197,6 +202,13 @@ class SubspaceEmbedding(CompressedEmbedding):
     def parameters_stored(self) -> int:
         """Return n_1 r_1 + .. + n_k r_k + (ranks of the bases) d, plus d for the padding row."""
         return sum(parameter.numel() for parameter in self.parameters()) + self.fixed.numel()
+
+
+def _products(inner: Tensor, stored: Tensor) -> Iterator[Tensor]:
+    """Yield inner (t, rank) times coefficients (n_i, rank) transposed, in blocks that leave the cache only once."""
+    elements = stored.numel() if torch.compiler.is_compiling() else _BLOCK_ELEMENTS
+    for part in blocks(*stored.shape, elements=elements):
+        yield (stored[part].to(inner.dtype) @ inner.T).T
 
 
 class SubspaceHead(CompressedHead):

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from foldflat.axes import blocks
-from foldflat.embedding.trellis import WINDOW_BYTES, Schedule, read_windows
+from foldflat.embedding.trellis import WINDOW_BYTES, Schedule, joined_bytes, read_windows
 
 __all__ = ["RowReader"]
 
 _NARROWEST = 0.7
 """Classes are read together, padded to the widest, down to this share of its directions."""
 
-_BLOCK_ELEMENTS = 1 << 16
+_BLOCK_ELEMENTS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class _Tables:
         starts: (classes,) where the codes of each class begin.
         lengths: (classes,) bytes of a row.
         circles: (classes, bytes + 2) the bytes of a row in order, and the first two again.
-        places, shifts, seconds: (classes, width) byte of each direction's window, bits to skip, which values it reads.
+        places, shifts: (classes, width) byte of each direction's window, and bits to skip.
+        seconds: (classes, width) 1 where a window is read for the second time, None if none is.
         scales: (classes, width) place of each direction's scale among those of all classes; the last is none.
-        any_second: whether windows are read twice at all.
     """
 
     starts: Tensor
@@ -36,9 +36,8 @@ class _Tables:
     circles: Tensor
     places: Tensor
     shifts: Tensor
-    seconds: Tensor
+    seconds: Tensor | None
     scales: Tensor
-    any_second: bool
 
 
 class RowReader:
@@ -88,14 +87,16 @@ class RowReader:
         return self._tables[device]
 
     def _built(self, width: int, device: torch.device) -> _Tables:
-        n_classes, n_scales = len(self._schedules), sum(len(schedule.coded) for schedule in self._schedules)
+        n_classes = len(self._schedules)
+        lengths = torch.tensor([schedule.n_bytes for schedule in self._schedules])
+        starts = (lengths * torch.tensor(self._sizes)).cumsum(0) - lengths * torch.tensor(self._sizes)
+        coded = torch.tensor([len(schedule.coded) for schedule in self._schedules])
+        first_scales = coded.cumsum(0) - coded
         members = [i for i in range(n_classes) if self.widths[self.bundles[i]] == width]
         n_bytes = max((self._schedules[i].n_bytes for i in members), default=0)
-        starts = torch.tensor([0, *(n * s.n_bytes for n, s in zip(self._sizes, self._schedules, strict=True))]).cumsum(0)
-        first_scales = torch.tensor([0, *(len(schedule.coded) for schedule in self._schedules)]).cumsum(0)
         circles = torch.zeros(n_classes, n_bytes + WINDOW_BYTES - 1, dtype=torch.int64)
         places, shifts, seconds = (torch.zeros(n_classes, width, dtype=torch.int32) for _ in range(3))
-        where = torch.full((n_classes, width), n_scales)
+        where = torch.full((n_classes, width), int(coded.sum()))
         for i in members:
             schedule = self._schedules[i]
             if not schedule.n_bytes:
@@ -103,27 +104,29 @@ class RowReader:
             circles[i] = torch.arange(circles.shape[1]) % schedule.n_bytes
             places[i, schedule.coded], shifts[i, schedule.coded], seconds[i, schedule.coded] = schedule.reads
             where[i, schedule.coded] = first_scales[i] + torch.arange(len(schedule.coded))
-        lengths = torch.tensor([schedule.n_bytes for schedule in self._schedules])
-        found = (starts[:-1], lengths, circles, places, shifts, seconds, where)
-        return _Tables(*(part.to(device) for part in found), any_second=bool(seconds.any()))
+        return _Tables(
+            starts=starts.to(device),
+            lengths=lengths.to(device),
+            circles=circles.to(device),
+            places=places.to(device),
+            shifts=shifts.to(device),
+            seconds=seconds.to(device) if seconds.any() else None,
+            scales=where.to(device),
+        )
 
 
-def _read(
-    tables: _Tables, classes: Tensor, starts: Tensor, codes: Tensor, scales: Tensor, values: Tensor
-) -> Tensor:
+def _read(tables: _Tables, classes: Tensor, starts: Tensor, codes: Tensor, scales: Tensor, values: Tensor) -> Tensor:
     """Return coefficients (b, width); what belongs to a class is copied row by row, which is what is fast."""
     circles = tables.circles.index_select(0, classes).add_(starts[:, None])
     n_rows, n_bytes = circles.shape[0], circles.shape[1] - WINDOW_BYTES + 1
     if not n_bytes:
         return scales.new_zeros(n_rows, tables.places.shape[1])
     own = codes.index_select(0, circles.view(-1)).view(circles.shape).to(torch.int32)
-    words = own[:, :n_bytes].clone()
-    for i in range(1, WINDOW_BYTES):
-        words |= own[:, i : n_bytes + i] << (8 * i)
+    words = joined_bytes(own.T).T
     first = torch.arange(0, n_rows * n_bytes, n_bytes, dtype=torch.int32, device=codes.device)
     places = tables.places.index_select(0, classes).add_(first[:, None])
-    seconds = tables.seconds.index_select(0, classes) if tables.any_second else None
-    found = words.view(-1).index_select(0, places.view(-1)).view(places.shape)
+    seconds = None if tables.seconds is None else tables.seconds.index_select(0, classes)
+    found = words.reshape(-1).index_select(0, places.view(-1)).view(places.shape)
     return read_windows(found, tables.shifts.index_select(0, classes), seconds, values).mul_(
         scales.index_select(0, tables.scales.index_select(0, classes).view(-1)).view(places.shape)
     )

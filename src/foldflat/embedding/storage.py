@@ -13,6 +13,9 @@ from torch.nn import functional
 __all__ = ["FORMATS", "Int8Rows", "IntegerGroups", "RowFormat", "pack", "packed_bytes", "rounded", "unpack"]
 
 
+_PAIRED_BITS = 4
+
+
 class RowFormat(Protocol):
     """Encode rows of numbers to codes and scales, and back."""
 
@@ -104,9 +107,19 @@ class IntegerGroups:
 
     def decode(self, codes: Tensor, scales: Tensor, d: int) -> Tensor:
         """Unpack the integers and multiply them by their group's scale."""
-        unpacked = unpack(codes, self.bits).view(codes.shape[0], -1, self.group)
-        values: Tensor = (unpacked.float() - 2 ** (self.bits - 1)) * scales.float()[:, :, None]
+        levels = _levels(codes, self.bits).view(codes.shape[0], -1, self.group)
+        values: Tensor = levels * scales.float()[:, :, None]
         return values.view(codes.shape[0], -1)[:, :d]
+
+
+def _levels(codes: Tensor, bits: int) -> Tensor:
+    """Return (.., m) float32, the integers that packed codes stand for."""
+    if bits != _PAIRED_BITS:
+        return unpack(codes, bits).float() - 2 ** (bits - 1)
+    # both numbers of a byte are read at once, as the eight bytes of an integer
+    levels = torch.arange(-8, 8, dtype=torch.float32, device=codes.device)
+    pairs = torch.stack([levels.repeat(16), levels.repeat_interleave(16)], 1).view(torch.int64).view(-1)
+    return pairs.index_select(0, codes.reshape(-1).to(torch.int32)).view(torch.float32)
 
 
 def rounded(values: Tensor, scale: Tensor, bits: int) -> Tensor:

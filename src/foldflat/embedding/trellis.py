@@ -20,7 +20,17 @@ from torch import Tensor
 from foldflat.axes import blocks
 from foldflat.randomness import torch_generator
 
-__all__ = ["LEAST_BYTES", "WINDOWS", "WINDOW_BYTES", "Schedule", "decode", "encode", "read_windows", "window_values"]
+__all__ = [
+    "LEAST_BYTES",
+    "WINDOWS",
+    "WINDOW_BYTES",
+    "Schedule",
+    "decode",
+    "encode",
+    "joined_bytes",
+    "read_windows",
+    "window_values",
+]
 
 _BITS = 12
 WINDOW_BYTES = 3
@@ -106,14 +116,20 @@ def decode(codes: Tensor, schedule: Schedule, values: Tensor) -> Tensor:
     """
     places, shifts, seconds = (part.to(codes.device) for part in schedule.reads)
     # rows of bytes of one place: what belongs to a number is then read in one piece
-    own = codes.T.contiguous().to(torch.int32)
-    words = own.clone()
-    for i in range(1, WINDOW_BYTES):
-        # the first byte follows the last
-        words[:-i] |= own[i:] << (8 * i)
-        words[-i:] |= own[:i] << (8 * i)
-    found = words.index_select(0, places)
+    columns = codes.T.contiguous()
+    # the first byte follows the last
+    own = torch.cat([columns, columns[: WINDOW_BYTES - 1]]).to(torch.int32)
+    found = joined_bytes(own).index_select(0, places)
     return read_windows(found, shifts[:, None], seconds[:, None] if schedule.reads_twice else None, values).T
+
+
+def joined_bytes(own: Tensor) -> Tensor:
+    """Return (bytes, ..) int32 words of each byte and the next two, the first one lowest, from (bytes + 2, ..)."""
+    n_bytes = len(own) - WINDOW_BYTES + 1
+    words = own[1 : n_bytes + 1] << 8
+    words |= own[:n_bytes]
+    words |= own[2:] << 16
+    return words
 
 
 def read_windows(words: Tensor, shifts: Tensor, seconds: Tensor | None, values: Tensor) -> Tensor:
