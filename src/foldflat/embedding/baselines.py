@@ -13,7 +13,7 @@ from foldflat.embedding.storage import FORMATS
 
 __all__ = ["QuantizedEmbedding", "QuantizedHead"]
 
-_BLOCK_ELEMENTS = 1 << 17
+_BLOCK_ELEMENTS = 1 << 18
 
 
 class QuantizedEmbedding(CompressedEmbedding):
