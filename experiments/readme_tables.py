@@ -194,15 +194,28 @@ def _products(n: float, d: int, k: int, rank: int) -> float:
     return n * d * k * rank + 0.625 * n * d * d
 
 
+PLANTED_STARTS = {
+    "default": "**default**: spherical, then moves of parts",
+    "spherical": "spherical alone (`n_moves=0`)",
+    "spectral": 'spectral alone (`init="spectral"`)',
+}
+
+
 def planted() -> str:
-    """Return how many planted subspaces are found again."""
+    """Return how many planted subspaces are found again, by kind of start."""
     found = read_json(ROOT / "experiments" / "planted" / "results" / "planted.json")
     n, d = found["shape"]
-    worst = min(min(cell["agreement"]) for cell in found["cells"])
-    return (
-        f"{found['k']} planted subspaces of dimension {found['rank']}, {n:,} x {d} rows, noise {found['noise']}: found "
-        f"again from {found['found']} of {found['of']} seeds (least mean squared cosine {worst:.4f})."
-    )
+    lines = [
+        f"{found['k']} planted subspaces of dimension {found['rank']}, {n:,} x {d} rows, noise {found['noise']}:\n",
+        "| start | seeds from which all are found | least mean squared cosine | energy lost |",
+        "|---|---|---|---|",
+    ]
+    for start, name in PLANTED_STARTS.items():
+        cells = [cell for cell in found["cells"] if cell["start"] == start]
+        worst = min(min(cell["agreement"]) for cell in cells)
+        lost = statistics.mean(cell["energy_lost"] for cell in cells)
+        lines.append(f"| {name} | {found['found'][start]} of {found['of']} | {worst:.4f} | {lost:.2%} |")
+    return "\n".join(lines)
 
 
 def sampled() -> str:

@@ -115,11 +115,13 @@ class IntegerGroups:
 def _levels(codes: Tensor, bits: int) -> Tensor:
     """Return (.., m) float32, the integers that packed codes stand for."""
     if bits != _PAIRED_BITS:
-        return unpack(codes, bits).float() - 2 ** (bits - 1)
+        plain: Tensor = unpack(codes, bits).float() - 2 ** (bits - 1)
+        return plain
     # both numbers of a byte are read at once, as the eight bytes of an integer
     levels = torch.arange(-8, 8, dtype=torch.float32, device=codes.device)
     pairs = torch.stack([levels.repeat(16), levels.repeat_interleave(16)], 1).view(torch.int64).view(-1)
-    return pairs.index_select(0, codes.reshape(-1).to(torch.int32)).view(torch.float32)
+    read: Tensor = pairs.index_select(0, codes.reshape(-1).to(torch.int32)).view(torch.float32)
+    return read
 
 
 def rounded(values: Tensor, scale: Tensor, bits: int) -> Tensor:
