@@ -2,8 +2,11 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from typer.testing import CliRunner
 
 import foldflat
 from foldflat.cli import app
+from foldflat.errors import DataError
 from tests.tiny import planted_table, save_tiny_folder
 
 
@@ -111,6 +115,80 @@ def test_a_size_budget_is_never_exceeded_on_disk(table: Path) -> None:
     assert report["size_bytes_after"] <= 20_000
     weights = load_file(table.parent / "small" / "model.foldflat.safetensors")
     assert sum(t.numel() * t.element_size() for t in weights.values()) == report["size_bytes_after"]
+
+
+def test_a_plan_for_a_budget_is_followed_in_a_fresh_process_without_a_search(table: Path) -> None:
+    """The winner alone is fitted again, to the same bits as by a search; the plan is the same but for its seconds."""
+    folder = table.parent
+    options = ("--budget", "17kB", "--seed", 2)
+    plans = [run_json("plan", table, *options, "-o", folder / "plan.json") for _ in range(2)]
+    assert without_seconds(plans[0]) == without_seconds(plans[1])
+    assert plans[0]["recipe"]["method"] == "auto"
+    (entry,) = plans[0]["tables"]
+    assert entry["winner"] in [row["name"] for row in entry["candidates"] if row["fits"]]
+    script = (
+        "import sys, foldflat.embedding.plan as plan, foldflat.cli as cli; plan.search = None; "
+        f"sys.argv = ['foldflat', 'compress', {str(table)!r}, '--plan', {str(folder / 'plan.json')!r}, "
+        f"'-o', {str(folder / 'planned')!r}]; cli.main()"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=folder, check=True, capture_output=True)
+    report = run_json("compress", table, *options, "-o", folder / "direct")
+    name = "model.foldflat.safetensors"
+    assert (folder / "planned" / name).read_bytes() == (folder / "direct" / name).read_bytes()
+    assert report["size_bytes_after"] <= 17_000
+    assert report["tables"][0]["reason"] == entry["reason"]
+
+
+def without_seconds(values: Any) -> Any:
+    """Return JSON values without how long anything took."""
+    if isinstance(values, dict):
+        return {key: without_seconds(value) for key, value in values.items() if key != "seconds"}
+    return [without_seconds(value) for value in values] if isinstance(values, list) else values
+
+
+def test_a_search_is_shown_and_drawn(table: Path) -> None:
+    """A person reads every candidate, the choice and the reason; the picture has a mark for each that was measured."""
+    file = table.parent / "ways.svg"
+    result = run("plan", table, "--method", "auto", "-k", 2, "--keep", 0.5, "--picture", file)
+    assert result.exit_code == 0, result.output
+    shown = " ".join(result.stdout.split())
+    for part in ("int8", "svd bfloat16", "chosen", "rival", "Use int8: it loses", "half of the numbers"):
+        assert part in shown
+    drawn = ET.parse(file).getroot()
+    names = {text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"int8", "int4", "pq", "svd bfloat16", "subspaces bfloat16"} <= names
+    assert len(list(drawn.iter("{http://www.w3.org/2000/svg}circle"))) == 5
+    refused = run("plan", table, "-k", 2, "--picture", file)
+    assert refused.exit_code == 2
+    assert "a picture shows what a search tried; hint: use --budget" in " ".join(refused.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "method"),
+    [
+        (("--budget", "30kB"), "auto"),
+        (("--max-error", "0.1"), "auto"),
+        (("--keep", "0.5"), "subspaces"),
+        ((), "subspaces"),
+        (("--budget", "30kB", "-k", "2"), "subspaces"),
+        (("--budget", "30kB", "--equal-ranks"), "subspaces"),
+        (("--budget", "30kB", "--coefficients", "mixed"), "subspaces"),
+        (("--budget", "30kB", "--method", "svd"), "svd"),
+    ],
+)
+def test_bytes_alone_leave_the_method_open(
+    table: Path, options: tuple[str, ...], method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So does an error; whoever says anything about subspaces gets subspaces."""
+    asked: list[foldflat.EmbeddingRecipe] = []
+
+    def planned(_: str, recipe: foldflat.EmbeddingRecipe, **__: Any) -> None:
+        asked.append(recipe)
+        raise DataError("enough")
+
+    monkeypatch.setattr("foldflat.cli.embeddings.plan_source", planned)
+    run("plan", table, *options)
+    assert asked[0].method == method
 
 
 def test_inspect_names_shape_share_and_tied_layer(model: Path) -> None:

@@ -42,7 +42,13 @@ Data = Annotated[str, typer.Option(help="Folder or hub name with GLUE's tasks, s
 Keep = Annotated[float | None, typer.Option("--keep", help="Parameters to keep, in (0, 1]. Default 0.6.")]
 Budget = Annotated[str | None, typer.Option(help="Stored bytes of the tables together: 8000000, 8MB, 8MiB.")]
 MaxError = Annotated[float | None, typer.Option(help="Share of energy that may be lost.")]
-Method = Annotated[str, typer.Option(help="subspaces, svd, int8, int4 or auto.")]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        help="subspaces, svd, int8, int4, or auto: all of them and mixed, the best taken. Default: auto where only "
+        "--budget or --max-error is given, else subspaces."
+    ),
+]
 Subspaces = Annotated[str, typer.Option("--subspaces", "-k", help='Number of subspaces, or "auto".')]
 EqualRanks = Annotated[
     bool, typer.Option("--equal-ranks", help="Give every subspace the same rank, as the paper does.")
@@ -87,7 +93,7 @@ def recipe_from_options(
     keep: Keep = None,
     budget: Budget = None,
     max_error: MaxError = None,
-    method: Method = "subspaces",
+    method: Method = None,
     subspaces: Subspaces = "auto",
     equal_ranks: EqualRanks = False,
     coefficients: Coefficients = "same",
@@ -96,7 +102,13 @@ def recipe_from_options(
     exclude: Exclude = None,
     seed: Seed = 0,
 ) -> EmbeddingRecipe:
-    """Return the recipe that the options of `plan` and `compress` ask for."""
+    """Return the recipe that the options of `plan` and `compress` ask for.
+
+    Bytes, or an error, and nothing about subspaces leave the method open.
+    """
+    is_open = subspaces == "auto" and not equal_ranks and coefficients == "same"
+    if method is None:
+        method = "auto" if is_open and (budget is not None or max_error is not None) else "subspaces"
     return EmbeddingRecipe(
         keep_ratio=keep,
         budget_bytes=None if budget is None else parse_size(budget),

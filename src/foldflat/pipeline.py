@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, overload
 
 import numpy as np
@@ -13,9 +14,10 @@ from torch import Tensor, nn
 
 from foldflat.embedding.base import CompressedEmbedding, CompressedHead
 from foldflat.embedding.build import embedding_from_spec, head_of
-from foldflat.embedding.plan import EmbeddingPlan, TablePlan, check_fits_model, plan_tables
+from foldflat.embedding.matching import check_fits_model
+from foldflat.embedding.plan import EmbeddingPlan, TablePlan, plan_tables
 from foldflat.embedding.recipe import EmbeddingRecipe, recipe_warnings
-from foldflat.embedding.weights import resolve_row_weights
+from foldflat.embedding.weights import weights_and_counts
 from foldflat.errors import NoEmbeddingError, PlanMismatchError, RecipeError, UnsupportedModelError
 from foldflat.filters.plan import FilterPlan
 from foldflat.filters.planning import plan_filters
@@ -92,7 +94,7 @@ def plan(
             f"{type(module).__name__} is compressed already; hint: compress the original, or its `to_dense()`"
         )
     found = _find(module, recipe)
-    return plan_tables(found, recipe, _weights(module, found, recipe, calibration), watch)
+    return plan_tables(found, recipe, *_weights(module, found, recipe, calibration), watch)
 
 
 def apply(model: Model, plan: EmbeddingPlan | FilterPlan, calibration: Any = None) -> Result:
@@ -115,7 +117,7 @@ def apply(model: Model, plan: EmbeddingPlan | FilterPlan, calibration: Any = Non
     if not plan.fits or warnings:
         recipe = plan.recipe_object()
         found = _find(module, recipe)
-        refitted = plan_tables(found, recipe, _weights(module, found, recipe, calibration))
+        refitted = plan_tables(found, recipe, *_weights(module, found, recipe, calibration), planned=plan.tables)
         plan = EmbeddingPlan(plan.recipe, refitted.tables, refitted.fits)
     return _apply(module, plan, {name: copy.deepcopy(fit) for name, fit in plan.fits.items()}, warnings)
 
@@ -207,21 +209,14 @@ def _find(module: nn.Module, recipe: EmbeddingRecipe) -> list[FoundTable]:
 
 def _weights(
     module: nn.Module, found: list[FoundTable], recipe: EmbeddingRecipe, calibration: Any
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return row weights, and the counts that they come from, by table."""
     by_token = isinstance(recipe.row_weights, str | os.PathLike) and str(recipe.row_weights).endswith(".json")
     vocabulary = hub.vocabulary(module) if by_token else None
-    weights = {}
-    for item in found:
-        resolved = resolve_row_weights(
-            recipe.row_weights,
-            item.embedding.num_embeddings,
-            name=item.name or "table",
-            calibration=calibration,
-            vocabulary=vocabulary,
-        )
-        if resolved is not None:
-            weights[item.name] = resolved
-    return weights
+    resolve = partial(weights_and_counts, recipe.row_weights, calibration=calibration, vocabulary=vocabulary)
+    found_of = {item.name: resolve(item.embedding.num_embeddings, name=item.name or "table") for item in found}
+    weights = {name: own for name, (own, _) in found_of.items() if own is not None}
+    return weights, {name: counts for name, (_, counts) in found_of.items() if counts is not None}
 
 
 def _apply(module: nn.Module, plan: EmbeddingPlan, fits: dict[str, CompressedEmbedding], warnings: list[str]) -> Result:

@@ -237,7 +237,7 @@ def test_a_split_without_rows_is_refused(image_folder: Callable[..., Path], monk
     import datasets
 
     empty = datasets.load_dataset(str(image_folder(3)))["train"].select([])
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_: {"train": empty})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: {"train": empty})
     with pytest.raises(DataError, match=r"split 'train' of .* has no rows"):
         load_images(image_folder(3))
 

@@ -12,7 +12,9 @@ from foldflat.embedding.recipe import EmbeddingRecipe
 from foldflat.errors import ModelNotFoundError
 from foldflat.options import AsJson, Model, Output, Overwrite, Seed, takes_recipe, takes_text
 from foldflat.report import counts_in_words, inspection_table, summary_table, trials_table, verdict
+from foldflat.report.planning import candidates_table, unmeasured
 from foldflat.workflow.folders import compress_folder, densify_folder, inspect_model, plan_source
+from foldflat.workflow.planning import write_picture
 from foldflat.workflow.weighting import TextSample
 
 __all__ = ["compress", "demo", "densify", "inspect", "plan"]
@@ -45,14 +47,21 @@ def plan(
     recipe: EmbeddingRecipe,
     sample: TextSample,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File for the plan, as JSON.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="SVG file of bytes against loss, for what a search tried.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what compressing would do and cost, without writing a model.
 
-    Example: `foldflat plan my-model --keep 0.4`
+    With --budget alone every way to store the table is tried; Ctrl-C ends the search and keeps what it found.
+
+    Example: `foldflat plan my-model --budget 8MB --picture ways.svg -o plan.json`
     """
     with progress(as_json) as watch:
         made, report = plan_source(model, recipe, text=sample, watch=watch)
+    if picture is not None:
+        write_picture(report, picture)
     if output is not None:
         output.write_text(made.to_json(), encoding="utf-8")
     said = {key: report[key] for key in ("token_counts", "warnings") if key in report}
@@ -79,9 +88,10 @@ def compress(
 ) -> None:
     """Make a model's embedding table smaller and write a complete folder with a model card.
 
-    Tables in files are shared by the processes of `torchrun`.
+    With --budget alone every way to store the table is tried and the best taken; a --plan of `foldflat plan` says it
+    without a search. Tables in files are shared by the processes of `torchrun`.
 
-    Example: `foldflat compress my-model --keep 0.6 -o smaller`
+    Example: `foldflat compress my-model --budget 8MB -o smaller`
     """
     with launched_team() as team, progress(as_json or team.rank > 0) as watch:
         asked = recipe if plan_file is None else _read_plan(plan_file)
@@ -136,9 +146,15 @@ def _print_report(report: dict[str, Any], values: dict[str, Any], as_json: bool)
     if "token_counts" in report:
         out.print(counts_in_words(report["token_counts"]), highlight=False, markup=False)
     for table in report["tables"]:
-        if table["trials"]:
+        if table["candidates"]:
+            out.print(candidates_table(table))
+            for line in unmeasured(table):
+                out.print(line, style="dim", highlight=False)
+            out.print(f"`{table['name']}`: {table['reason']}", highlight=False)
+        elif table["trials"]:
             out.print(trials_table(table))
-    out.print(summary_table(report))
-    out.print(verdict(report), highlight=False)
+    if not all(table["candidates"] for table in report["tables"]):
+        out.print(summary_table(report))
+        out.print(verdict(report), highlight=False)
     for warning in report["warnings"]:
         err.print(f"[yellow]warning:[/yellow] {warning}")

@@ -9,7 +9,7 @@ from torch import Tensor
 from foldflat.axes import blocks
 from foldflat.embedding.base import CompressedEmbedding
 
-__all__ = ["TableError", "table_error"]
+__all__ = ["TableError", "row_losses", "share_lost", "table_error"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,16 @@ def table_error(table: Tensor, module: CompressedEmbedding, row_weights: Tensor 
         module: its replacement.
         row_weights: (n,) or None.
     """
+    lost, energy = row_losses(table, module)
+    weights = torch.ones(len(table), dtype=torch.float64) if row_weights is None else row_weights.double().cpu()
+    return TableError(
+        share_lost(lost.sum(), energy.sum()), share_lost((weights * lost).sum(), (weights * energy).sum())
+    )
+
+
+@torch.no_grad()
+def row_losses(table: Tensor, module: CompressedEmbedding) -> tuple[Tensor, Tensor]:
+    """Return (n,) what each row of a table (n, d) loses in its replacement, and (n,) its energy, in float64."""
     n, d = table.shape
     lost = torch.zeros(n, dtype=torch.float64)
     energy = torch.zeros(n, dtype=torch.float64)
@@ -52,9 +62,9 @@ def table_error(table: Tensor, module: CompressedEmbedding, row_weights: Tensor 
         rebuilt = module.rows(torch.arange(part.start, part.stop, device=table.device)).double()
         lost[part] = (original - rebuilt).square().sum(1).cpu()
         energy[part] = original.square().sum(1).cpu()
-    weights = torch.ones(n, dtype=torch.float64) if row_weights is None else row_weights.double().cpu()
-    return TableError(_share(lost.sum(), energy.sum()), _share((weights * lost).sum(), (weights * energy).sum()))
+    return lost, energy
 
 
-def _share(lost: Tensor, energy: Tensor) -> float:
+def share_lost(lost: Tensor, energy: Tensor) -> float:
+    """Return lost over energy, 0 of nothing."""
     return float(lost / energy) if float(energy) > 0 else 0.0

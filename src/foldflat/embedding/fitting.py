@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from foldflat.embedding.recipe import INTEGER_COEFFICIENTS, EmbeddingRecipe, sto
 from foldflat.embedding.storage import FORMATS
 from foldflat.errors import BudgetError, RecipeError
 
-__all__ = ["Fitted", "Table", "dense_bytes", "describe", "fit", "settings_for"]
+__all__ = ["Fitted", "Table", "Watch", "dense_bytes", "describe", "fit", "fitting_weights", "settings_for"]
 
 Watch = Callable[[str], None]
 
@@ -42,6 +43,7 @@ class Table:
         padding_idx: row to keep exactly, or None.
         row_weights: (n,) float64, positive, or None.
         budget_bytes: stored bytes that this table may take, or None.
+        counts: (n,) how often each row occurred, where the row weights come from counts.
     """
 
     name: str
@@ -49,21 +51,23 @@ class Table:
     padding_idx: int | None = None
     row_weights: Tensor | None = None
     budget_bytes: int | None = None
+    counts: Tensor | None = None
 
 
 @dataclass
 class Fitted:
-    """Hold a replacement module and how it was found."""
+    """Hold a replacement module and how it was found; `asked` is what of the recipe to change to fit it at once."""
 
     module: CompressedEmbedding
     method: str
     trials: list[Trial] = field(default_factory=list)
     converged: bool = True
     seconds: float = 0.0
+    asked: dict[str, Any] = field(default_factory=dict)
 
 
 def fit(table: Table, recipe: EmbeddingRecipe, watch: Watch | None = None) -> Fitted:
-    """Fit a replacement of one table as the recipe asks.
+    """Fit a replacement of one table as the recipe asks; its method is not "auto" (`search` of candidates does that).
 
     Raises:
         BudgetError: the budget is below the smallest replacement; the message names it.
@@ -74,8 +78,6 @@ def fit(table: Table, recipe: EmbeddingRecipe, watch: Watch | None = None) -> Fi
         fitted = _fit_format(table, recipe.method)
     elif recipe.coefficients == "mixed":
         fitted = _fit_mixed(table, recipe, watch)
-    elif recipe.method == "auto":
-        fitted = _fit_best(table, recipe, watch)
     elif recipe.max_error is not None:
         fitted = _fit_to_error(table, recipe, watch)
     else:
@@ -147,7 +149,7 @@ def _fit_subspaces(table: Table, recipe: EmbeddingRecipe, parameters: float, wat
     settings = settings_for(table, recipe, parameters)
     found, trials = search_subspaces(
         table.weight,
-        _row_weights(table),
+        fitting_weights(table),
         settings,
         watch=None if watch is None else lambda trial: watch(describe(table.name or "table", trial)),
     )
@@ -176,7 +178,8 @@ def _module(table: Table, recipe: EmbeddingRecipe, found: Clustering) -> Compres
     )
 
 
-def _row_weights(table: Table) -> Tensor | None:
+def fitting_weights(table: Table) -> Tensor | None:
+    """Return (n,) the row weights that subspaces are fitted with: none for the padding row."""
     if table.padding_idx is None:
         return table.row_weights
     n = table.weight.shape[0]
@@ -254,39 +257,10 @@ def _fit_to_error(table: Table, recipe: EmbeddingRecipe, watch: Watch | None) ->
             watch(f"{table.name or 'table'}: keep ratio {ratio:.3f} loses {lost:.2%} of the energy")
         if search.learn(ratio, lost, fitted.module.parameters_stored / (n * d)):
             best = fitted
+            best.asked = {"max_error": None, "keep_ratio": ratio}
     if best is None:
         raise BudgetError(
             f"table `{table.name}` loses more than `max_error` {recipe.max_error} of its energy at every keep ratio "
             f"up to {search.high:.3f}; hint: raise `max_error`, or use method 'int8'"
         )
     return best
-
-
-def _fit_best(table: Table, recipe: EmbeddingRecipe, watch: Watch | None) -> Fitted:
-    """Take the method of least error within the bytes of the budget; with `max_error`, of fewest bytes."""
-    if recipe.max_error is not None:
-        candidates = _candidates(table, recipe, table.budget_bytes, watch)
-        fitting = [c for c in candidates if table_error(table.weight, c.module).energy_lost <= recipe.max_error]
-        if not fitting:
-            raise BudgetError(f"no method loses at most {recipe.max_error} of the energy of table `{table.name}`")
-        return min(fitting, key=lambda c: c.module.size_bytes)
-    ratio = recipe.asked_keep_ratio
-    budget = table.budget_bytes if ratio is None else int(ratio * dense_bytes(table))
-    limited = replace(table, budget_bytes=budget)
-    candidates = _candidates(limited, replace(recipe, keep_ratio=None, budget_bytes=budget), budget, watch)
-    return min(candidates, key=lambda c: table_error(table.weight, c.module, table.row_weights).weighted)
-
-
-def _candidates(table: Table, recipe: EmbeddingRecipe, budget: int | None, watch: Watch | None) -> list[Fitted]:
-    found, reasons = [], []
-    for method in ("subspaces", *FORMATS):
-        settings = replace(recipe, method=method, coefficients="same" if method in FORMATS else recipe.coefficients)
-        try:
-            candidate = fit(replace(table, budget_bytes=budget), settings, watch)
-        except BudgetError as reason:
-            reasons.append(reason)
-            continue
-        found.append(candidate)
-    if not found:
-        raise reasons[0]
-    return found

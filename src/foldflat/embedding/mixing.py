@@ -9,27 +9,23 @@ import torch
 from torch import Tensor
 
 from foldflat.axes import blocks, compute_dtype
-from foldflat.cluster.fit import fit_table
-from foldflat.cluster.rows import every_row
-from foldflat.cluster.subspace import eigenbasis, gram_matrix, members_by_label
 from foldflat.embedding.bits import RowClass, distortions, pairs_at, spent
 from foldflat.embedding.mixed import ClassLayout, MixedEmbedding, packed_labels
+from foldflat.embedding.splitting import Split, split_rows, weight_classes
 from foldflat.embedding.trellis import WINDOWS, encode, window_values
 from foldflat.errors import BudgetError
 
-__all__ = ["fit_mixed"]
+__all__ = ["Scheme", "choose_scheme", "coded", "fit_mixed"]
 
 _BASES = (1, 2, 4, 8)
-_WEIGHT_CLASSES = 15
 _BISECTIONS = 40
 _SHARES_OF_RANK = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
-_FIT_STEPS = 20
 _BYTES = 2
 _LEAST_SCALE = 1e-6
 
 
 @dataclass(frozen=True)
-class _Scheme:
+class Scheme:
     """Hold what is to be stored, before anything is coded.
 
     Attributes:
@@ -70,73 +66,61 @@ def fit_mixed(
     Raises:
         BudgetError: the budget is below the smallest code; the message names it.
     """
-    n = len(table)
-    weights = torch.ones(n, dtype=torch.float64) if row_weights is None else row_weights.double().cpu()
-    by_weight = _weight_classes(weights, padding_idx)
-    best: _Scheme | None = None
+    scheme = choose_scheme(table, row_weights, budget_bytes, padding_idx=padding_idx, seed=seed)
+    if watch is not None:
+        watch(f"{len(scheme.layouts)} classes of rows in {len(scheme.bases)} bases")
+    return coded(table, scheme, padding_idx)
+
+
+def choose_scheme(
+    table: Tensor,
+    row_weights: Tensor | None,
+    budget_bytes: int,
+    *,
+    padding_idx: int | None = None,
+    seed: int = 0,
+    n: int | None = None,
+    splits: dict[int, Split] | None = None,
+) -> Scheme:
+    """Return the bases, classes and bits that promise the least loss within bytes; nothing is coded.
+
+    Args:
+        table, row_weights, budget_bytes, padding_idx, seed: as in `fit_mixed`.
+        n: rows that the given ones stand for, where they are a sample.
+        splits: kept for further budgets of the same rows.
+
+    Raises:
+        BudgetError: the budget is below the smallest code; the message names it.
+    """
+    weights = torch.ones(len(table), dtype=torch.float64) if row_weights is None else row_weights.double().cpu()
+    by_weight = weight_classes(weights, padding_idx)
+    n, splits = n or len(table), {} if splits is None else splits
+    best: Scheme | None = None
     for k in _BASES:
-        if 2 * k * table.shape[1] > n and k > 1:
+        if 2 * k * table.shape[1] > len(table) and k > 1:
             break
-        scheme = _scheme(table, weights, by_weight, k, budget_bytes, padding_idx, seed)
+        if k not in splits:
+            splits[k] = split_rows(table, weights, by_weight, k, seed)
+        scheme = _scheme(table, splits[k], n, budget_bytes, padding_idx)
         if scheme is None or (best is not None and scheme.lost >= best.lost):
             break
         best = scheme
     if best is None:
-        smallest = _least_bytes(table, by_weight, padding_idx)
+        smallest = _overhead(n, table.shape[1], int(by_weight.max()) + 1, padding_idx, table.element_size())
         raise BudgetError(
-            f"{budget_bytes} bytes are too few for a table of {n} x {table.shape[1]}; hint: the least is {smallest}"
+            f"{budget_bytes} bytes are too few for a table of {n} x {table.shape[1]}; hint: the least is {smallest}, "
+            "which holds no row yet and loses 100% of the energy"
         )
-    if watch is not None:
-        watch(f"{len(best.layouts)} classes of rows in {len(best.bases)} bases")
-    return _coded(table, best, padding_idx)
+    return best
 
 
-def _weight_classes(weights: Tensor, padding_idx: int | None) -> Tensor:
-    """Return (n,) classes of rows whose weights are alike, the heaviest first; -1 for the padding row."""
-    logs = weights.log2()
-    spread = float(logs.max() - logs.min())
-    step = max(1.0, spread / _WEIGHT_CLASSES)
-    classes = ((logs.max() - logs) / step).floor().long()
-    if padding_idx is not None:
-        classes[padding_idx] = -1
-    used, labels = torch.unique(classes, return_inverse=True)
-    found: Tensor = labels - int(used[0] < 0)
-    return found
-
-
-def _scheme(
-    table: Tensor,
-    weights: Tensor,
-    by_weight: Tensor,
-    k: int,
-    budget_bytes: int,
-    padding_idx: int | None,
-    seed: int,
-) -> _Scheme | None:
-    """Return the best ranks and bits for k bases, None where the budget is too small for them."""
-    n, d = table.shape
-    device = table.device
-    present = by_weight >= 0
-    owner = torch.zeros(n, dtype=torch.int64, device=device)
-    rows = every_row(table, torch.where(present, weights, 0.0))
-    if k > 1:
-        owner = fit_table(
-            table, rows.weights, n_subspaces=k, rank=max(1, d // 4), seed=seed, max_iter=_FIT_STEPS
-        ).labels
-    bases = [_even(eigenbasis(gram_matrix(rows, members))[1]) for members in members_by_label(owner, k)]
-    n_weights = int(by_weight.max()) + 1
-    labels = torch.where(present, owner.cpu() * n_weights + by_weight, k * n_weights)
-    used = torch.unique(labels[present])
-    numbers = torch.full((k * n_weights + 1,), len(used))
-    numbers[used] = torch.arange(len(used))
-    labels = numbers[labels]
-    owners = [int(label) // n_weights for label in used]
-    moments = _moments(table, labels, bases, owners)
-    sizes = torch.bincount(labels, minlength=len(used))[: len(used)].tolist()
-    means = [float(weights[labels == i].mean()) for i in range(len(used))]
-    overhead = _overhead(n, d, len(used), padding_idx, table.element_size())
-    found = _cheapest(sizes, means, moments, owners, budget_bytes - overhead, d)
-    return None if found is None else _trimmed(_Scheme(labels, bases, *found))
+def _scheme(table: Tensor, split: Split, n: int, budget_bytes: int, padding_idx: int | None) -> Scheme | None:
+    """Return the best ranks and bits of a split, None where the budget is too small for them."""
+    d = table.shape[1]
+    overhead = _overhead(n, d, len(split.owners), padding_idx, table.element_size())
+    sizes = [max(1, round(size * n / len(table))) for size in split.sizes]
+    found = _cheapest(sizes, split.means, split.moments, split.owners, budget_bytes - overhead, d)
+    return None if found is None else _trimmed(Scheme(split.labels, split.bases, *found))
 
 
 def _cheapest(
@@ -163,24 +147,6 @@ def _cheapest(
             layouts = [ClassLayout(size, o, pairs) for size, o, (pairs, _) in zip(sizes, owners, found, strict=True)]
             best = layouts, lost
     return best
-
-
-def _even(basis: Tensor) -> Tensor:
-    """Return the basis with a row of zeros at the end where it has an odd number of rows."""
-    return basis if len(basis) % 2 == 0 else torch.cat([basis, torch.zeros_like(basis[:1])])
-
-
-def _moments(table: Tensor, labels: Tensor, bases: Sequence[Tensor], owners: Sequence[int]) -> list[np.ndarray]:
-    """Return for each class the mean squares of its rows' coefficients in their basis."""
-    found = []
-    for i, owner in enumerate(owners):
-        members = torch.nonzero(labels == i).squeeze(1).to(table.device)
-        total = torch.zeros(len(bases[owner]), dtype=torch.float64, device=table.device)
-        for part in blocks(len(members), table.shape[1]):
-            chosen = table[members[part]].to(bases[owner].dtype)
-            total += (chosen @ bases[owner].T).square().sum(0, dtype=torch.float64)
-        found.append((total / len(members)).cpu().numpy())
-    return found
 
 
 def _overhead(n: int, d: int, n_classes: int, padding_idx: int | None, itemsize: int) -> int:
@@ -219,7 +185,7 @@ def _ranks(owners: Sequence[int], pairs: Sequence[tuple[int, ...]]) -> list[int]
     return ranks
 
 
-def _trimmed(scheme: _Scheme) -> _Scheme:
+def _trimmed(scheme: Scheme) -> Scheme:
     """Return the scheme without directions that no class codes."""
     ranks = _ranks([layout.basis for layout in scheme.layouts], [layout.pairs for layout in scheme.layouts])
     layouts = [
@@ -227,16 +193,12 @@ def _trimmed(scheme: _Scheme) -> _Scheme:
     ]
     ranks += [0] * (len(scheme.bases) - len(ranks))
     bases = [basis[:rank] for basis, rank in zip(scheme.bases, ranks, strict=True)]
-    return _Scheme(scheme.labels, bases, layouts, scheme.lost)
-
-
-def _least_bytes(table: Tensor, by_weight: Tensor, padding_idx: int | None) -> int:
-    n, d = table.shape
-    return _overhead(n, d, int(by_weight.max()) + 1, padding_idx, table.element_size())
+    return Scheme(scheme.labels, bases, layouts, scheme.lost)
 
 
 @torch.no_grad()
-def _coded(table: Tensor, scheme: _Scheme, padding_idx: int | None) -> MixedEmbedding:
+def coded(table: Tensor, scheme: Scheme, padding_idx: int | None) -> MixedEmbedding:
+    """Return the layer that stores the rows of a table as a scheme says."""
     n, d = table.shape
     module = MixedEmbedding(
         n,

@@ -1,24 +1,35 @@
 """What will be done to each table: printable, JSON, with the fitted modules in memory."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from foldflat.cluster.source import RowSource
 from foldflat.embedding.base import CompressedEmbedding, check_finite
 from foldflat.embedding.baselines import QuantizedEmbedding
+from foldflat.embedding.candidates import Task
 from foldflat.embedding.error import TableError, table_error
 from foldflat.embedding.fitting import Fitted, Table, Watch, fit
+from foldflat.embedding.reasons import reason
 from foldflat.embedding.recipe import EmbeddingRecipe
+from foldflat.embedding.search import Found, search, task_for
 from foldflat.embedding.storage import FORMATS
 from foldflat.errors import FormatVersionError, PlanMismatchError
 from foldflat.model.probe import FoundTable
 from foldflat.model.size import tensor_sha256
 
-__all__ = ["PLAN_FORMAT", "EmbeddingPlan", "TablePlan", "check_fits_model", "plan_tables", "table_plan"]
+__all__ = [
+    "PLAN_FORMAT",
+    "EmbeddingPlan",
+    "TablePlan",
+    "copy_search",
+    "note_search",
+    "plan_tables",
+    "table_plan",
+]
 
 PLAN_FORMAT = 1
 _RIVAL_ROWS = 16384
@@ -38,6 +49,11 @@ class TablePlan:
         energy_lost, weighted_energy_lost: predicted errors.
         trials: numbers of subspaces tried, with what each lost in a short run.
         rivals: what int8 and int4 rows would take and lose, measured on at most 16,384 evenly spaced rows.
+        candidates: what a search tried, see `foldflat.embedding.search.Row`; empty where the recipe named a method.
+        winner: name of the candidate that it chose.
+        chosen: what of the recipe to change to fit that without a search.
+        ended_early: whether somebody ended the search.
+        reason: why it was chosen, in a sentence.
         converged: whether the alternation met its tolerance.
         seconds: time of the fit.
     """
@@ -57,6 +73,11 @@ class TablePlan:
     weighted_energy_lost: float
     trials: list[dict[str, Any]] = field(default_factory=list)
     rivals: dict[str, dict[str, float]] = field(default_factory=dict)
+    candidates: list[dict[str, Any]] = field(default_factory=list)
+    winner: str = ""
+    chosen: dict[str, Any] = field(default_factory=dict)
+    ended_early: bool = False
+    reason: str = ""
     converged: bool = True
     seconds: float = 0.0
 
@@ -129,8 +150,11 @@ class EmbeddingPlan:
 def plan_tables(
     found: list[FoundTable],
     recipe: EmbeddingRecipe,
-    row_weights: dict[str, Any],
+    row_weights: dict[str, Tensor],
+    counts: dict[str, Tensor],
     watch: Watch | None = None,
+    *,
+    planned: list[TablePlan] | None = None,
 ) -> EmbeddingPlan:
     """Fit a replacement of every table that was found.
 
@@ -138,20 +162,24 @@ def plan_tables(
         found: the tables.
         recipe: what is asked; `budget_bytes` is shared in proportion to the tables' bytes.
         row_weights: (n,) positive tensors by table name; absent means one each.
+        counts: (n,) tensors by table name, where the weights come from counts.
         watch: called with a line of progress.
+        planned: what an earlier plan says of the same tables: what it chose is fitted without a search.
 
     Raises:
         DataError: a table holds NaN or infinite numbers.
     """
     total = sum(item.embedding.weight.numel() * item.embedding.weight.element_size() for item in found)
     plan = EmbeddingPlan(recipe.to_dict(), [])
+    before = {table.names[0]: table for table in planned or ()}
     for item in found:
         weight = item.embedding.weight.detach()
         check_finite(weight, item.name or "table")
         share = weight.numel() * weight.element_size() / total
         budget = None if recipe.budget_bytes is None else int(recipe.budget_bytes * share)
-        table = Table(item.name, weight, item.embedding.padding_idx, row_weights.get(item.name), budget)
-        plan.tables.append(_plan_table(item, table, recipe, plan.fits, watch))
+        given = row_weights.get(item.name), budget, counts.get(item.name)
+        table = Table(item.name, weight, item.embedding.padding_idx, *given)
+        plan.tables.append(_plan_table(item, table, recipe, plan.fits, watch, before.get(item.name)))
     return plan
 
 
@@ -161,13 +189,49 @@ def _plan_table(
     recipe: EmbeddingRecipe,
     fits: dict[str, CompressedEmbedding],
     watch: Watch | None,
+    before: TablePlan | None,
 ) -> TablePlan:
-    fitted = fit(table, recipe, watch)
+    found: Found | None = None
+    if before is not None and before.chosen:
+        fitted = _fit_chosen(table, recipe, before.chosen, watch)
+    elif recipe.method == "auto":
+        task = task_for(table, recipe, watch)
+        found = search(task)
+        fitted = found.fitted or _fit_chosen(table, recipe, {**_limits(task), **found.asked}, watch)
+    else:
+        fitted = fit(table, recipe, watch)
     for parameter in fitted.module.parameters():
         parameter.requires_grad_(item.embedding.weight.requires_grad)
     error = table_error(table.weight, fitted.module, table.row_weights)
     fits[item.name] = fitted.module
-    return table_plan(table.weight, fitted, error, names=list(item.names), heads=list(item.heads))
+    made = table_plan(table.weight, fitted, error, names=list(item.names), heads=list(item.heads))
+    if found is not None:
+        note_search(made, found, task)
+    elif before is not None:
+        copy_search(made, before)
+    return made
+
+
+def _fit_chosen(table: Table, recipe: EmbeddingRecipe, chosen: dict[str, Any], watch: Watch | None) -> Fitted:
+    own = replace(recipe, **chosen)
+    return fit(replace(table, budget_bytes=own.budget_bytes), own, watch)
+
+
+def _limits(task: Task) -> dict[str, Any]:
+    return {"keep_ratio": None, "budget_bytes": task.recipe.budget_bytes, "max_error": None}
+
+
+def note_search(plan: TablePlan, found: Found, task: Task) -> None:
+    """Write into the plan of a table what a search tried, what it chose and why."""
+    plan.candidates = [asdict(row) for row in found.rows]
+    plan.winner, plan.chosen = found.winner, {**_limits(task), **found.asked}
+    plan.ended_early, plan.reason = found.ended_early, reason(found, task.recipe)
+
+
+def copy_search(plan: TablePlan, other: TablePlan) -> None:
+    """Write into the plan of a table what a search tried that was made for another plan of it."""
+    for name in ("candidates", "winner", "chosen", "ended_early", "reason"):
+        setattr(plan, name, getattr(other, name))
 
 
 def table_plan(rows: RowSource, fitted: Fitted, error: TableError, *, names: list[str], heads: list[str]) -> TablePlan:
@@ -207,34 +271,3 @@ def _rivals(rows: RowSource) -> dict[str, dict[str, float]]:
             "rows_measured": len(weight),
         }
     return rivals
-
-
-def check_fits_model(plan: EmbeddingPlan, model: nn.Module) -> list[str]:
-    """Compare a plan with a model; return a warning for every table whose weights are not those planned for.
-
-    Raises:
-        PlanMismatchError: a table is missing or has another shape.
-    """
-    warnings = []
-    for table in plan.tables:
-        modules = dict(model.named_modules(remove_duplicate=False))
-        missing = [name for name in (*table.names, *table.heads) if name not in modules]
-        if missing:
-            raise PlanMismatchError(f"the plan names `{missing[0]}`, which {type(model).__name__} does not have")
-        module = modules[table.names[0]]
-        shape = list(module.weight.shape) if isinstance(module, nn.Embedding) else None
-        if shape != table.shape:
-            raise PlanMismatchError(f"the plan is for `{table.name}` of shape {table.shape}, the model's is {shape}")
-        users = {
-            name
-            for name, user in modules.items()
-            if any(parameter is module.weight for parameter in user.parameters(recurse=False))
-        }
-        if users != {*table.names, *table.heads}:
-            raise PlanMismatchError(
-                f"the plan is for a table shared by {sorted({*table.names, *table.heads})}, the model's is shared by "
-                f"{sorted(users)}; hint: plan again for this model"
-            )
-        if tensor_sha256(module.weight) != table.sha256:
-            warnings.append(f"table `{table.name}` has other weights than those the plan was made for")
-    return warnings

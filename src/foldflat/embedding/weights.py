@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foldflat.errors import DataError, ModelNotFoundError, RecipeError
 
-__all__ = ["COUNT_POWER", "TokenCounts", "resolve_row_weights"]
+__all__ = ["COUNT_POWER", "TokenCounts", "resolve_row_weights", "weights_and_counts"]
 
 COUNT_POWER = 0.5
 """Counts are raised to this power: words follow Zipf's law, and what rare ones lose still shows."""
@@ -80,7 +80,19 @@ def resolve_row_weights(
     calibration: Any = None,
     vocabulary: dict[str, int] | None = None,
 ) -> Tensor | None:
-    """Return (n,) positive float64 weights as a recipe asks, or None.
+    """Return (n,) positive float64 weights as a recipe asks, or None; see `weights_and_counts`."""
+    return weights_and_counts(given, n, name=name, calibration=calibration, vocabulary=vocabulary)[0]
+
+
+def weights_and_counts(
+    given: Tensor | np.ndarray[Any, Any] | str | os.PathLike[str] | None,
+    n: int,
+    *,
+    name: str,
+    calibration: Any = None,
+    vocabulary: dict[str, int] | None = None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return (n,) positive float64 weights as a recipe asks, or None, and the (n,) counts that they come from, if any.
 
     Args:
         given: the recipe's `row_weights`. Rows that were not counted count once, or as the rarest where
@@ -97,13 +109,13 @@ def resolve_row_weights(
         DataError: wrong length, negative, not finite or all zero; a file that cannot be read; ids without a row.
     """
     if given is None:
-        return None
+        return None, None
     if isinstance(given, str | os.PathLike):
         counts = _counts(os.fspath(given), n, name, calibration, vocabulary)
         checked = _checked(counts, n, name)
         # what was not seen in a sample of text will be seen some day
-        return checked.clamp_min(min(1.0, float(counts[counts > 0].min()))) ** COUNT_POWER
-    return _checked(torch.as_tensor(given), n, name)
+        return checked.clamp_min(min(1.0, float(counts[counts > 0].min()))) ** COUNT_POWER, counts.double()
+    return _checked(torch.as_tensor(given), n, name), None
 
 
 def _checked(weights: Tensor, n: int, name: str) -> Tensor:

@@ -11,16 +11,19 @@ from torch import Tensor, nn
 import foldflat
 from foldflat.checkpoint import check_target, save_model_files, writing_folder
 from foldflat.cluster.distributed import Alone, Team
+from foldflat.cluster.source import RowSource
 from foldflat.embedding.base import CompressedEmbedding, CompressedHead
 from foldflat.embedding.fitting import Watch
 from foldflat.embedding.plan import EmbeddingPlan
 from foldflat.embedding.recipe import EmbeddingRecipe
+from foldflat.embedding.weights import TokenCounts
 from foldflat.errors import RecipeError, UnsupportedModelError
 from foldflat.model.hub.reading import copy_companions, front_matter
 from foldflat.model.manifest import write_manifest
 from foldflat.model.size import model_size_bytes
 from foldflat.pipeline import Result, apply, as_module, compress, densify_model, plan, plan_report
 from foldflat.report import markdown
+from foldflat.workflow.planning import chosen_recipe, is_sampled, note_plan, plan_rows
 from foldflat.workflow.sources import Source, open_source
 from foldflat.workflow.table_files import open_rows
 from foldflat.workflow.tables import compress_rows, is_streamed
@@ -61,50 +64,85 @@ def compress_folder(
     recipe = weighted_by_text(recipe, text)
     team = Alone() if team is None else team
     rows = open_rows(source) if isinstance(source, str) else None
+    counts = count_text(source if isinstance(source, str) else source.text, text, watch=watch)
+    planned: tuple[EmbeddingPlan, list[str]] | None = None
+    if rows is not None and is_sampled(rows, recipe):
+        followed = _searched(rows, recipe, counts, team, watch)
+        recipe, warnings = chosen_recipe(followed, rows)
+        planned = followed, warnings
+
+    def save(result: Result, origin: Source) -> None:
+        if planned is not None:
+            note_plan(result, *planned)
+        save_counts(text, counts, result.plan)
+        save_folder(result, target, origin, overwrite=overwrite)
+
     if rows is not None and isinstance(recipe, EmbeddingRecipe) and is_streamed(rows, recipe, team):
         table = Source(str(source), "table", torch.empty(rows.shape, device="meta"))
-        counts = count_text(str(source), text, watch=watch)
-        result = compress_rows(
+        return compress_rows(
             rows,
             recipe,
-            lambda result: save_folder(result, target, table, overwrite=overwrite),
+            lambda result: save(result, table),
             target,
             team=team,
             checkpoint=checkpoint,
             calibration=counts,
             watch=watch,
         )
-        if result is not None:
-            save_counts(text, counts, result.plan)
-        return result
     if team.size > 1:
         raise RecipeError(
             f"{team.size} processes cannot share {source}; hint: they share a table in a file, by a recipe"
         )
     opened = open_source(source) if isinstance(source, str) else source
     refuse_compressed(opened)
-    counts = count_text(opened.text, text, watch=watch)
     if isinstance(recipe, EmbeddingPlan):
         result = apply(opened.model, recipe, counts)
     else:
         result = compress(opened.model, recipe, counts, watch=watch)
     add_counts(result.report, counts)
-    save_counts(text, counts, result.plan)
-    save_folder(result, target, opened, overwrite=overwrite)
+    save(result, opened)
     return result
+
+
+def _searched(
+    rows: RowSource,
+    recipe: EmbeddingRecipe | EmbeddingPlan,
+    counts: TokenCounts | None,
+    team: Team,
+    watch: Watch | None,
+) -> EmbeddingPlan:
+    """Return the plan for a large table: the given one, or what a search on a sample chooses."""
+    if isinstance(recipe, EmbeddingPlan):
+        return recipe
+    if team.size > 1:
+        raise RecipeError(
+            f"{team.size} processes cannot share a search; hint: `foldflat plan` by one, and follow with --plan, "
+            "or name a --method"
+        )
+    return plan_rows(rows, recipe, counts, watch=watch)
 
 
 def plan_source(
     source: str, recipe: EmbeddingRecipe, *, text: TextSample | None = None, watch: Watch | None = None
 ) -> tuple[EmbeddingPlan, dict[str, Any]]:
-    """Return the plan for a model on disk, and what it predicts; `text` as in `compress_folder`."""
-    opened = open_source(source)
-    refuse_compressed(opened)
+    """Return the plan for a model on disk, and what it predicts; of a large table a search sees a sample.
+
+    Args: `text` as in `compress_folder`.
+    """
     text = TextSample() if text is None else text
     recipe = weighted_by_text(recipe, text)
-    counts = count_text(source, text, watch=watch)
-    made = plan(opened.model, recipe, counts, watch=watch)
-    report = plan_report(made, [])
+    rows = open_rows(source) if not Path(source).is_dir() else None
+    if rows is not None and is_sampled(rows, recipe):
+        counts = count_text(source, text, watch=watch)
+        made = plan_rows(rows, recipe, counts, watch=watch)
+        seen = max(row["rows_measured"] for row in made.tables[0].candidates)
+        warnings = [f"sizes and losses are foreseen from {seen:,} of {rows.shape[0]:,} rows"]
+    else:
+        opened = open_source(source)
+        refuse_compressed(opened)
+        counts, warnings = count_text(source, text, watch=watch), []
+        made = plan(opened.model, recipe, counts, watch=watch)
+    report = plan_report(made, warnings)
     add_counts(report, counts)
     save_counts(text, counts, made)
     if text.counts_file is not None:
