@@ -37,7 +37,7 @@ class ProjectiveClustering(TransformerMixin, ClusterMixin, BaseEstimator):  # ty
         free_ranks: let the ranks differ under the budget of `keep_ratio`.
         init: "spherical" (k-means of the directions), "spectral" (clusters of rows with large squared cosines; finds
             subspaces whose rows have no common direction) or "random" (balanced; the paper's).
-        n_init: number of starts; the cheapest is kept.
+        n_init: number of starts, as many at a time as torch may use threads; the cheapest is kept.
         n_moves: times that each start may leave a local minimum by moving whole parts of clusters (see
             `foldflat.cluster.regrouping`). None: 1 for squared distances to subspaces, 0 for other costs.
         annealing: number of first steps that draw the subspace of a row at random, at a falling temperature.

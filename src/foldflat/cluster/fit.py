@@ -12,6 +12,7 @@ from foldflat.cluster.regrouping import regrouped
 from foldflat.cluster.rows import WeightedRows, distinct_rows
 from foldflat.cluster.seeding import first_partition
 from foldflat.cluster.subspace import BasisStack, squared_distances
+from foldflat.cluster.threads import side_by_side
 from foldflat.randomness import spawn_seeds
 
 __all__ = ["Clustering", "cheapest_subspace", "continue_fit", "finished", "fit_rows", "fit_table", "fitted_cost"]
@@ -75,7 +76,7 @@ def fit_table(
         budget: parameters n_1 r_1 + .. + n_k r_k + (r_1 + .. + r_k) d to spend with free ranks.
         basis_price: parameters that a basis vector costs, d by default.
         init: "spherical", "spectral" or "random".
-        n_init: number of starts; the cheapest is kept.
+        n_init: number of starts, as many at a time as there are threads; the cheapest is kept.
         n_moves: times that each start may leave a local minimum, see `foldflat.cluster.regrouping`.
         annealing: number of first steps that draw the subspace of a row, see `foldflat.cluster.alternate`.
         max_iter: steps of each start.
@@ -94,7 +95,11 @@ def fit_table(
         max_iter=max_iter,
         tol=tol,
     )
-    starts = [start(rows, n_subspaces, rank, budget, seed=own) for own in spawn_seeds(seed, n_init)]
+    starts = side_by_side(
+        lambda own: start(rows, n_subspaces, rank, budget, seed=own),
+        spawn_seeds(seed, n_init),
+        worthwhile=rows.table.device.type == "cpu",
+    )
     costs = [fitted_cost(rows, state) for state in starts]
     best = min(range(n_init), key=costs.__getitem__)
     return _clustering(rows, starts[best], costs[best], costs)

@@ -7,13 +7,13 @@ so one product of the rows with all bases gives every distance.
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 
 from foldflat.axes import blocks
 from foldflat.cluster.rows import WeightedRows
+from foldflat.cluster.threads import side_by_side
 
 __all__ = [
     "BasisStack",
@@ -147,7 +147,7 @@ def eigenbases_of(grams: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     def solve(i: int) -> None:
         values[i], vectors[i] = eigenbasis(grams[i])
 
-    _side_by_side(solve, grams)
+    _for_each(solve, grams)
     return values, vectors
 
 
@@ -158,7 +158,7 @@ def spectra_of(grams: Sequence[Tensor]) -> Tensor:
     def solve(i: int) -> None:
         values[i] = torch.linalg.eigvalsh(grams[i])
 
-    _side_by_side(solve, grams)
+    _for_each(solve, grams)
     return values.flip(1).clamp_min_(0)
 
 
@@ -179,24 +179,16 @@ def pulled_bases(grams: Sequence[Tensor], bases: Sequence[Tensor]) -> tuple[list
         pulled[i] = torch.linalg.qr((bases[i] @ grams[i]).T).Q.T.contiguous()
         captured[i] = ((pulled[i] @ grams[i]) * pulled[i]).sum(dtype=torch.float64)
 
-    _side_by_side(pull, grams)
+    _for_each(pull, grams)
     return pulled, captured
 
 
-def _side_by_side(solve: Callable[[int], None], grams: Sequence[Tensor]) -> None:
-    """Call a function for each of k Gram matrices, on one thread each where there are several of some size."""
-    threads, k = torch.get_num_threads(), len(grams)
-    if grams[0].device.type != "cpu" or min(k, threads) < 2 or len(grams[0]) < _LEAST_SIDE_BY_SIDE:
-        for i in range(k):
-            solve(i)
-        return
+def _for_each(solve: Callable[[int], None], grams: Sequence[Tensor]) -> None:
+    """Call a function for each of k Gram matrices."""
     # LAPACK gains little from several threads, and much waiting where other processes use them
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            list(pool.map(solve, range(k)))
-    finally:
-        # what a thread sets also holds for threads that begin later
-        torch.set_num_threads(threads)
+    side_by_side(
+        solve, range(len(grams)), worthwhile=grams[0].device.type == "cpu" and len(grams[0]) >= _LEAST_SIDE_BY_SIDE
+    )
 
 
 def coefficients(block: Tensor, basis: Tensor) -> Tensor:
