@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from foldflat.embedding.weights import TokenCounts, resolve_row_weights
+from foldflat.embedding.weights import TokenCounts, resolve_row_weights, weights_and_counts
 from foldflat.errors import DataError, ModelNotFoundError, RecipeError
 
 IDS = torch.tensor([[1, 1, 3], [2, 0, 0]])
@@ -71,6 +71,23 @@ def test_counted_tokens_fit_a_table_with_rows_to_spare() -> None:
         assert weights.tolist() == expected
     assert not TokenCounts(torch.ones(95)).warnings(100, "t")
     assert "has 50 tokens, table `t` 100 rows" in TokenCounts(torch.ones(50)).warnings(100, "t")[0]
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "uint32", "uint64", "int32", "float16"])
+def test_counts_of_any_type_of_number_are_read(tmp_path: Path, kind: str) -> None:
+    """Unsigned integers among them, which torch can hardly compute with."""
+    np.save(tmp_path / "counts.npy", np.array([4, 0, 9]).astype(kind))
+    weights, counts = weights_and_counts(str(tmp_path / "counts.npy"), 3, name="t")
+    assert weights is not None
+    assert counts is not None
+    assert (weights.tolist(), counts.tolist()) == ([2, 1, 3], [4, 0, 9])
+
+
+def test_a_counted_token_beyond_the_table_is_refused(tmp_path: Path) -> None:
+    """A vocabulary may have tokens that the table has no row for."""
+    (tmp_path / "counts.json").write_text('{"a": 1, "z": 5}', encoding="utf-8")
+    with pytest.raises(DataError, match=r"counts 'z', which is row 9, but table `t` has 4 rows"):
+        weights_and_counts(str(tmp_path / "counts.json"), 4, name="t", vocabulary={"a": 0, "z": 9})
 
 
 def test_weights_that_cannot_be_used_are_refused(tmp_path: Path) -> None:

@@ -146,15 +146,22 @@ def _counts(source: str, n: int, name: str, calibration: Any, vocabulary: dict[s
         raise RecipeError(
             f"{source!r} counts tokens, but the model has no tokenizer; hint: give an .npy with {n} counts"
         )
+    known = _known_tokens(path, vocabulary)
+    beyond = [token for token in known if vocabulary[token] >= n]
+    if beyond:
+        raise DataError(
+            f"{source!r} counts {beyond[0]!r}, which is row {vocabulary[beyond[0]]}, but table `{name}` has {n} rows; "
+            + _OTHER_VOCABULARY
+        )
     counts = torch.zeros(n, dtype=torch.float64)
-    for token, count in _known_tokens(path, vocabulary).items():
+    for token, count in known.items():
         counts[vocabulary[token]] = count
     return counts
 
 
 def _counts_of_array(path: Path) -> Tensor:
     try:
-        return torch.from_numpy(np.load(path, allow_pickle=False))
+        return torch.from_numpy(np.load(path, allow_pickle=False)).double()
     except (ValueError, EOFError, TypeError) as error:
         raise DataError(f"row weights file {str(path)!r} holds no counts ({error})") from error
 
