@@ -13,8 +13,10 @@ import foldflat
 from foldflat.embedding import mixing
 from foldflat.embedding.baselines import QuantizedEmbedding
 from foldflat.embedding.error import table_error
-from foldflat.embedding.mixed import MixedEmbedding, packed_labels
+from foldflat.embedding.mixed import ClassLayout, MixedEmbedding, packed_labels
 from foldflat.embedding.mixing import fit_mixed
+from foldflat.embedding.recipe import EmbeddingRecipe
+from foldflat.embedding.trellis import window_values
 from foldflat.errors import BudgetError, RecipeError
 
 N, D = 1500, 24
@@ -61,6 +63,33 @@ def test_several_bases_where_rows_lie_in_several_subspaces(monkeypatch: pytest.M
     monkeypatch.setattr(mixing, "_BASES", (1,))
     one = fit_mixed(rows, None, 8192 + 6 * 3000)
     assert table_error(rows, found).energy_lost < 0.5 * table_error(rows, one).energy_lost
+
+
+def test_bases_of_different_rank_are_looked_up_together() -> None:
+    """Classes of 16 and of 12 directions are read at once; rows are what logits of unit vectors give."""
+    layouts = [ClassLayout(10, 0, (4,) * 8), ClassLayout(6, 1, (4,) * 6)]
+    module = MixedEmbedding(16, 20, layouts, [16, 12])
+    generator = torch.Generator().manual_seed(0)
+    module.codes.random_(0, 256, generator=generator)
+    module.bases.normal_(generator=generator)
+    module.scales.fill_(1)
+    module.window_values.copy_(window_values())
+    module.labels.copy_(packed_labels(torch.tensor([0] * 10 + [1] * 6), 2))
+    module.rebuild()
+    torch.testing.assert_close(module.logits(torch.eye(20)).T, module.to_dense())
+
+
+@pytest.mark.parametrize("name", ["subspaces", "subspaces-int8", "mixed"])
+def test_a_padding_row_in_float64_is_exact(name: str) -> None:
+    """It keeps the bits that float32 has no place for."""
+    table = random_table(300, 8, dtype=torch.float64)
+    kind, _, coefficients = name.partition("-")
+    changes = {"coefficients": coefficients} if coefficients else {}
+    if kind == "mixed":
+        changes = {"coefficients": kind, "budget_bytes": 14000}
+    embedding = torch.nn.Embedding.from_pretrained(table, padding_idx=5)
+    made = foldflat.compress(embedding, EmbeddingRecipe(**changes)).model
+    assert torch.equal(made(torch.tensor([5, 2]))[0], table[5])
 
 
 def test_rows_do_not_depend_on_those_looked_up_beside_them(table: Tensor) -> None:

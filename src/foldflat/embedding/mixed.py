@@ -126,11 +126,11 @@ class MixedEmbedding(CompressedEmbedding):
         order = torch.argsort(runs)
         counts = torch.bincount(runs, minlength=len(self._runs) + 1).tolist()
         with no_autocast(ids.device.type):
-            found = self._in_runs(distinct.index_select(0, order), counts).to(self.anchor.dtype)
+            found = self._in_runs(distinct.index_select(0, order), counts)
         return found.index_select(0, inverse(order).index_select(0, places))
 
     def _in_runs(self, ids: Tensor, counts: Sequence[int]) -> Tensor:
-        """Return float32 rows (t, d) of ids that are sorted by run, `counts` of each."""
+        """Return rows (t, d) of ids that are sorted by run, `counts` of each, computed in float32."""
         classes = self.assignment.index_select(0, ids).to(torch.int32)
         positions = self.position.index_select(0, ids)
         found = torch.empty(len(ids), self.embedding_dim, device=ids.device)
@@ -147,9 +147,11 @@ class MixedEmbedding(CompressedEmbedding):
                 own, others = slice(ends[run], ends[run + 1]), slice(ends[run] - first, ends[run + 1] - first)
                 if counts[run]:
                     basis = self._of_class("bases", self._runs[run][1])[: coefficients.shape[1]].float()
-                    torch.mm(coefficients[others], basis, out=found[own])
-        found[ends[-2] :] = self.fixed.index_select(0, positions[ends[-2] :])
-        return found
+                    # the widest class of a bundle may be of a basis with more directions
+                    torch.mm(coefficients[others, : len(basis)], basis, out=found[own])
+        rows = found.to(self.anchor.dtype)
+        rows[ends[-2] :] = self.fixed.index_select(0, positions[ends[-2] :])
+        return rows
 
     def read(self, i: int, positions: Tensor | slice) -> Tensor:
         """Return coefficients (b, coded) of rows of class i, in units of their scales."""

@@ -101,7 +101,8 @@ class QuantizedSubspaceEmbedding(CompressedEmbedding):
         # rows must not depend on an autocast region around the look-up: nn.Embedding's do not
         with torch.autocast(ids.device.type, enabled=False):
             parts = [self.read(i, positions[i].long()) @ bases[self.groups[i]][: self.ranks[i]] for i in used]
-        found = torch.cat([*parts, self.fixed.index_select(0, positions[-1]).float()])
+        # of both types the wider one, so that a padding row in float64 stays as it was
+        found = torch.cat([*parts, self.fixed.index_select(0, positions[-1])])
         return torch.empty_like(found).index_copy(0, order, found).index_select(0, places).to(self.anchor.dtype)
 
     def basis(self, group: int) -> Tensor:
