@@ -163,6 +163,15 @@ def test_a_search_is_shown_and_drawn(table: Path) -> None:
     assert "a picture shows what a search tried; hint: use --budget" in " ".join(refused.stderr.split())
 
 
+@pytest.mark.parametrize("option", ["-o", "--picture", "--save-counts"])
+def test_what_cannot_be_written_is_refused_before_the_search(table: Path, option: str) -> None:
+    """A folder that does not exist costs no search and no fit."""
+    file = table.parent / "none" / "made.npy"
+    result = run("plan", table, "--budget", "30kB", "--text", table.parent / "none.txt", option, file)
+    assert result.exit_code == 2
+    assert "does not exist; hint: make it first" in " ".join(result.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("options", "method"),
     [

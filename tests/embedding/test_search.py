@@ -82,6 +82,13 @@ def test_int8_is_the_answer_where_there_is_room_for_it(table: Tensor) -> None:
     assert entry.reason.startswith(f"Use int8: it loses 0.00{entry.weighted_energy_lost * 1e5:.0f}% in 11,200 bytes")
 
 
+def test_less_than_a_byte_is_too_few() -> None:
+    """A small table beside a large one gets next to nothing of the budget, and is the one that the error names."""
+    tables = nn.ModuleList([nn.Embedding(1, 2), nn.Embedding(500, 32)])
+    with pytest.raises(BudgetError, match="1 bytes are too few for table `0`"):
+        foldflat.plan(tables, foldflat.EmbeddingRecipe(budget_bytes=3000, method="auto"))
+
+
 def test_the_front_is_what_nothing_measured_beats(table: Tensor) -> None:
     """Rows are sorted by bytes; those marked lose less than all that are smaller, the others do not."""
     entry = planned(table, budget_bytes=9_000, n_subspaces=2)

@@ -70,6 +70,14 @@ def test_a_large_table_is_foreseen_from_a_sample_and_then_fitted_whole(
     assert json.loads((tmp_path / "p" / "foldflat.json").read_text())["plan"]["tables"][0]["candidates"]
 
 
+def test_what_is_missed_without_weights_is_said_once(file: Path, tmp_path: Path) -> None:
+    """The recipe asked for and the one chosen both leave row weights out."""
+    result = compress_folder(str(file), tmp_path / "out", EmbeddingRecipe(budget_bytes=16_000, method="auto"))
+    assert result is not None
+    assert result.report["tables"][0]["winner"] == "mixed"
+    assert len(result.report["warnings"]) == 1
+
+
 class _Two(Alone):
     size = 2
 

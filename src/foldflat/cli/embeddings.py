@@ -14,7 +14,7 @@ from foldflat.options import AsJson, Model, Output, Overwrite, Seed, takes_recip
 from foldflat.report import counts_in_words, inspection_table, summary_table, trials_table, verdict
 from foldflat.report.planning import candidates_table, unmeasured
 from foldflat.workflow.folders import compress_folder, densify_folder, inspect_model, plan_source
-from foldflat.workflow.planning import write_picture
+from foldflat.workflow.planning import check_outputs, write_picture
 from foldflat.workflow.weighting import TextSample
 
 __all__ = ["compress", "demo", "densify", "inspect", "plan"]
@@ -58,12 +58,13 @@ def plan(
 
     Example: `foldflat plan my-model --budget 8MB --picture ways.svg -o plan.json`
     """
+    check_outputs(recipe, picture, [output, sample.counts_file])
     with progress(as_json) as watch:
         made, report = plan_source(model, recipe, text=sample, watch=watch)
-    if picture is not None:
-        write_picture(report, picture)
     if output is not None:
         output.write_text(made.to_json(), encoding="utf-8")
+    if picture is not None:
+        write_picture(report, picture)
     said = {key: report[key] for key in ("token_counts", "warnings") if key in report}
     _print_report(report, made.to_dict() | said, as_json)
 
@@ -93,6 +94,7 @@ def compress(
 
     Example: `foldflat compress my-model --budget 8MB -o smaller`
     """
+    check_outputs(recipe, None, [sample.counts_file])
     with launched_team() as team, progress(as_json or team.rank > 0) as watch:
         asked = recipe if plan_file is None else _read_plan(plan_file)
         result = compress_folder(

@@ -176,7 +176,8 @@ def plan_tables(
         weight = item.embedding.weight.detach()
         check_finite(weight, item.name or "table")
         share = weight.numel() * weight.element_size() / total
-        budget = None if recipe.budget_bytes is None else int(recipe.budget_bytes * share)
+        # less than a byte for a small table beside large ones is too few, not out of range
+        budget = None if recipe.budget_bytes is None else max(1, int(recipe.budget_bytes * share))
         given = row_weights.get(item.name), budget, counts.get(item.name)
         table = Table(item.name, weight, item.embedding.padding_idx, *given)
         plan.tables.append(_plan_table(item, table, recipe, plan.fits, watch, before.get(item.name)))

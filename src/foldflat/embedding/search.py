@@ -92,7 +92,7 @@ def task_for(table: Table, recipe: EmbeddingRecipe, watch: Watch | None, sample:
     """Return what a search is asked for a table: a keep ratio stands for that share of its bytes."""
     budget, ratio = table.budget_bytes, recipe.asked_keep_ratio
     if ratio is not None:
-        budget = int(ratio * dense_bytes(table))
+        budget = max(1, int(ratio * dense_bytes(table)))
     own = replace(recipe, keep_ratio=None, budget_bytes=budget)
     n = len(table.weight)
     if sample is None and n > SAMPLE_ROWS + JUDGE_ROWS and recipe.max_error is None:

@@ -1,5 +1,6 @@
 """Plans for models on disk: of a large table in a file from a sample of its rows, of all else from the whole."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from foldflat.model.size import tensor_sha256
 from foldflat.pipeline import Result, plan_report
 from foldflat.report.planning import picture
 
-__all__ = ["chosen_recipe", "is_sampled", "note_plan", "plan_rows", "write_picture"]
+__all__ = ["check_outputs", "chosen_recipe", "is_sampled", "note_plan", "plan_rows", "write_picture"]
 
 
 def is_sampled(rows: RowSource | None, recipe: EmbeddingRecipe | EmbeddingPlan) -> bool:
@@ -90,16 +91,25 @@ def note_plan(result: Result, plan: EmbeddingPlan, warnings: list[str]) -> None:
     result.plan.recipe = plan.recipe
     copy_search(result.plan.tables[0], plan.tables[0])
     report = plan_report(result.plan, [*result.report["warnings"], *warnings])
+    # what was chosen and what was asked may leave out the same
+    report["warnings"] = list(dict.fromkeys(report["warnings"]))
     result.report.update(report)
 
 
-def write_picture(report: dict[str, Any], file: Path) -> None:
-    """Draw what a search found for the largest table.
+def check_outputs(recipe: EmbeddingRecipe, picture_file: Path | None, files: Iterable[Path | None]) -> None:
+    """Refuse before a search what would only fail after it.
 
     Raises:
-        RecipeError: there was no search.
+        RecipeError: a picture without a search; a file in a folder that does not exist.
     """
-    table = max(report["tables"], key=lambda item: item["size_bytes_before"])
-    if not table["candidates"]:
+    if picture_file is not None and recipe.method != "auto":
         raise RecipeError("a picture shows what a search tried; hint: use --budget, or --method auto")
+    for file in (picture_file, *files):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise RecipeError(f"{file} is to be written, but folder {file.parent} does not exist; hint: make it first")
+
+
+def write_picture(report: dict[str, Any], file: Path) -> None:
+    """Draw what a search found for the largest table."""
+    table = max(report["tables"], key=lambda item: item["size_bytes_before"])
     file.write_text(picture(table), encoding="utf-8")
