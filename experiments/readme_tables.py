@@ -15,6 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from filters.tables import at_equal_macs, comparison, largest, networks, shares
+from quality.tables import quality
 from shared import ROOT, read_json
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "experiments" / "filters" / "README.md")
@@ -276,6 +277,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "shares": shares,
     "sampled": sampled,
     "rates": rates,
+    "quality": quality,
 }
 
 

@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from tokenizers import BertWordPieceTokenizer, Tokenizer
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from methods import METHODS as COMMON
+from methods import Found, by_recipe, count, means, quantised, sentences, token_ids, weights_of
 from shared import DATA, hardware, write_json
 
 import foldflat
-from foldflat.embedding.storage import IntegerGroups
 from foldflat.errors import BudgetError
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -37,89 +37,12 @@ RATIOS = (2, 4, 6, 8, 12, 16, 20, 24, 32, 40)
 COUNTED = {"sst2": ("sentence",), "qnli": ("question", "sentence")}
 HELD_OUT = {"stsb": ("sentence1", "sentence2")}
 NEIGHBOURS = 10
-HALF = 2
 PAPER_SUBSPACES = (2, 3, 5)
-Found = tuple[Tensor, int]
-
-
-def sentences(columns: dict[str, tuple[str, ...]], split: str) -> list[str]:
-    """Return the sentences of some columns of GLUE tasks."""
-    import pyarrow.parquet
-
-    files = {task: DATA / "data" / "glue" / task / f"{split}.parquet" for task in columns}
-    read = {task: pyarrow.parquet.read_table(file, columns=list(columns[task])) for task, file in files.items()}
-    return [text for table in read.values() for column in table.columns for text in column.to_pylist()]
-
-
-def token_ids(name: str, texts: list[str]) -> list[list[int]]:
-    """Return the ids of each text, without special tokens."""
-    folder = DATA / "models" / name
-    if (folder / "tokenizer.json").is_file():
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        tokenizer.no_truncation()
-    else:
-        tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=True)
-    return [encoding.ids for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
-
-
-def means(table: Tensor, ids: list[list[int]]) -> Tensor:
-    """Return (sentences, d) unit vectors: means of rows."""
-    offsets = torch.tensor([0, *(len(own) for own in ids[:-1])]).cumsum(0)
-    flat = torch.tensor(list(itertools.chain.from_iterable(ids)))
-    vectors = torch.nn.functional.embedding_bag(flat, table, offsets, mode="mean")
-    return torch.nn.functional.normalize(vectors, dim=1)
 
 
 def nearest(vectors: Tensor) -> Tensor:
     """Return (sentences, 10) the nearest other sentences."""
     return (vectors @ vectors.T).fill_diagonal_(-1).topk(NEIGHBOURS).indices
-
-
-def by_recipe(table: Tensor, recipe: foldflat.EmbeddingRecipe) -> Found:
-    """Return what foldflat makes of a table, and its bytes."""
-    module = foldflat.compress(torch.nn.Embedding.from_pretrained(table), recipe).model
-    return module.to_dense(), module.size_bytes
-
-
-def quantised(table: Tensor, bits: int, group: int) -> Found:
-    """Return groups of numbers in integers of some bits with a float16 scale each, the best of 16 scales."""
-    integers = IntegerGroups(bits, group, candidates=16, smallest=0.5)
-    codes, scales = integers.encode(table)
-    return integers.decode(codes, scales, table.shape[1]), codes.nbytes + scales.nbytes
-
-
-def product_coded(table: Tensor, budget: int, *, rotated: bool, weights: Tensor | None = None) -> Found:
-    """Return faiss' product codes with as many bytes a row as fit; centroids see rows as often as they weigh."""
-    import faiss
-
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    n, d = table.shape
-    fixed = HALF * (256 * d + rotated * d * d)
-    fitting = [m for m in range(1, d + 1) if d % m == 0 and n * m + fixed <= budget]
-    if not fitting:
-        raise BudgetError(f"{budget} bytes are too few")
-    rows = table.numpy()
-    seen = rows if weights is None else rows[torch.multinomial(weights, n, replacement=True).numpy()]
-    rotation = faiss.OPQMatrix(d, fitting[-1]) if rotated else None
-    if rotation is not None:
-        rotation.train(seen)
-        rows, seen = rotation.apply(rows), rotation.apply(seen)
-    quantiser = faiss.ProductQuantizer(d, fitting[-1], 8)
-    quantiser.train(seen)
-    read = quantiser.decode(quantiser.compute_codes(rows))
-    if rotation is not None:
-        read = rotation.reverse_transform(read)
-    return torch.from_numpy(read), n * fitting[-1] + fixed
-
-
-def recipe(
-    method: str, budget: int, weights: Tensor | None = None, coefficients: str = "bfloat16"
-) -> foldflat.EmbeddingRecipe:
-    """Return the recipe of a method of ours for a budget."""
-    settings: dict[str, Any] = {"method": method, "coefficients": coefficients}
-    if method == "mixed":
-        settings = {"coefficients": "mixed"}
-    return foldflat.EmbeddingRecipe(budget_bytes=budget, row_weights=weights, **settings)
 
 
 def paper(table: Tensor, budget: int) -> Found:
@@ -135,20 +58,7 @@ def paper(table: Tensor, budget: int) -> Found:
     return min(found, key=lambda one: float((table - one[0]).double().square().sum()))
 
 
-METHODS: dict[str, Callable[[Tensor, int, Tensor], Found]] = {
-    "mixed": lambda table, budget, _: by_recipe(table, recipe("mixed", budget)),
-    "mixed-weighted": lambda table, budget, weights: by_recipe(table, recipe("mixed", budget, weights)),
-    "pq": lambda table, budget, _: product_coded(table, budget, rotated=False),
-    "pq-weighted": lambda table, budget, weights: product_coded(table, budget, rotated=False, weights=weights),
-    "opq": lambda table, budget, _: product_coded(table, budget, rotated=True),
-    "svd": lambda table, budget, _: by_recipe(table, recipe("svd", budget)),
-    "svd-int8": lambda table, budget, _: by_recipe(table, recipe("svd", budget, coefficients="int8")),
-    "svd-int4": lambda table, budget, _: by_recipe(table, recipe("svd", budget, coefficients="int4")),
-    "subspaces": lambda table, budget, _: by_recipe(table, recipe("subspaces", budget)),
-    "subspaces-int8": lambda table, budget, _: by_recipe(table, recipe("subspaces", budget, coefficients="int8")),
-    "subspaces-int4": lambda table, budget, _: by_recipe(table, recipe("subspaces", budget, coefficients="int4")),
-    "paper-bfloat16": lambda table, budget, _: paper(table, budget),
-}
+METHODS = COMMON | {"paper-bfloat16": lambda table, budget, _: paper(table, budget)}
 INTEGERS = {f"int{bits}-g{group}": (bits, group) for bits in (8, 4, 3, 2) for group in (32, 64)}
 
 
@@ -185,10 +95,8 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     for name in asked.tables:
         table = load_file(DATA / "models" / name / "model.safetensors")[TABLES[name]].float()
-        counted = itertools.chain.from_iterable(token_ids(name, sentences(COUNTED, "train")))
-        counts = torch.bincount(torch.tensor(list(counted)), minlength=len(table)).double()
-        # as the library does with counts from a file
-        weights = counts.clamp_min(1).sqrt()
+        counts = count(token_ids(name, sentences(COUNTED, "train")), len(table))
+        weights = weights_of(counts)
         ids = [own for own in token_ids(name, sentences(HELD_OUT, "validation")) if own]
         cells: list[tuple[str, Callable[[], Found]]] = [
             (f"{method}-{ratio}", partial(METHODS[method], table, table.nbytes // ratio, weights))
