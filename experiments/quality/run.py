@@ -130,7 +130,9 @@ def cells(subject: Subject, methods: list[str], ratios: list[int]) -> dict[str, 
     found: dict[str, Callable[[], Found]] = {"none": lambda: (table, table.nbytes)}
     found |= {name: partial(make, table) for name, make in ONE_SIZE.items() if name in methods}
     for ratio, method in itertools.product(ratios, (name for name in AT_EVERY_SIZE if name in methods)):
-        found[f"{method}-{ratio}"] = partial(METHODS[method], table, table.nbytes // ratio, weights)
+        # codes are whole bytes: as many as come nearest, even where that is a little more than the others have
+        more = len(table) // 2 if method.startswith("pq") else 0
+        found[f"{method}-{ratio}"] = partial(METHODS[method], table, table.nbytes // ratio + more, weights)
     return found
 
 
