@@ -23,7 +23,8 @@ MULTIPLIER = 0.05
 def priced(rows: torch.Tensor, labels: torch.Tensor, k: int, rule: RankRule) -> float:
     """Return what a partition costs, from the singular values of its clusters."""
     clusters = [rows[labels == i].numpy() for i in range(k)]
-    return sum(rule.price(spectrum(cluster), len(cluster), MULTIPLIER) for cluster in clusters)
+    spectra, sizes = np.stack([spectrum(cluster) for cluster in clusters]), np.array([*map(len, clusters)])
+    return float(rule.price(spectra, sizes, MULTIPLIER).sum())
 
 
 def pairings(subspaces: tuple[int, ...]) -> Iterator[list[tuple[int, int]]]:

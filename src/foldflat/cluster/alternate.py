@@ -65,10 +65,12 @@ class RankRule:
     basis_price: float
     rank: int | None
 
-    def price(self, gains: np.ndarray, size: float, multiplier: float) -> float:
-        """Return what a cluster costs: the energy it loses, and multiplier x parameters."""
-        (rank,) = self.hold(gains[None], np.array([size]), multiplier).ranks
-        return float(gains[rank:].sum()) + multiplier * float(rank) * (size + self.basis_price)
+    def price(self, gains: np.ndarray, sizes: np.ndarray, multiplier: float) -> np.ndarray:
+        """Return what each cluster costs (k,): the energy that it loses, and multiplier x parameters."""
+        ranks = self.hold(gains, sizes, multiplier).ranks
+        lost = np.where(np.arange(gains.shape[1]) < ranks[:, None], 0.0, gains).sum(1)
+        prices: np.ndarray = lost + multiplier * ranks * (sizes + self.basis_price)
+        return prices
 
 
 def equal_ranks(rank: int) -> RankRule:

@@ -14,14 +14,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foldflat.axes import blocks
 from foldflat.cluster.rows import WeightedRows
 from foldflat.cluster.spectral import spectral_partition
 from foldflat.cluster.subspace import gram_matrix, members_by_label, spectra_of
 
 __all__ = ["SpectrumCost", "regrouped"]
 
-SpectrumCost = Callable[[NDArray[np.float64], float], float]
-"""(eigenvalues (d,), largest first; number of rows) -> what the cheapest subspace of such a cluster costs."""
+SpectrumCost = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+"""(eigenvalues (c, d), largest first; numbers of rows (c,)) -> (c,) what the cheapest subspaces of clusters cost."""
 
 _PARTS = 4
 _SAMPLE_ROWS = 1024
@@ -32,6 +33,7 @@ _ALL_DIVISIONS = 10
 _NEAR = 8
 _MERGERS = 8
 _MOST_NUMBERS = 1 << 28
+_MODELLED_AT_ONCE = 1 << 20
 
 Groups = tuple[frozenset[int], ...]
 Pair = tuple[int, int]
@@ -53,7 +55,7 @@ def regrouped(
         rows: m distinct rows.
         labels: (m,) in 0..k-1, of a fit.
         k: number of subspaces.
-        cost: what a cluster costs, from its spectrum.
+        cost: what clusters cost, from their spectra.
         parts: that a cluster is split into.
         seed: of the spectral clustering.
 
@@ -98,27 +100,39 @@ class _Unions:
     def __init__(self, grams: Sequence[Tensor], sizes: Sequence[float], cost: SpectrumCost) -> None:
         flat = torch.stack([gram.flatten() for gram in grams])
         self._products = (flat @ flat.T).double().cpu().numpy()
-        self._energies = [float(gram.diagonal().sum(dtype=torch.float64)) for gram in grams]
-        self._grams, self._sizes, self._cost = grams, sizes, cost
+        self._energies = np.array([float(gram.diagonal().sum(dtype=torch.float64)) for gram in grams])
+        self._grams, self._sizes, self._cost = grams, np.array(sizes), cost
         self._places = np.arange(1.0, len(grams[0]) + 1)
         self._exact: dict[frozenset[int], float] = {frozenset(): 0.0}
         self._modelled: dict[frozenset[int], float] = {frozenset(): 0.0}
 
     def model(self, union: frozenset[int]) -> float:
         """Return what an exponential spectrum of the same energy and the same squared norm would cost."""
-        known = self._modelled.get(union)
-        if known is None:
-            known = self._modelled[union] = self._cost(self._model_spectrum(list(union)), self._size(union))
-        return known
+        if union not in self._modelled:
+            self.model_all([union])
+        return self._modelled[union]
 
-    def _model_spectrum(self, own: list[int]) -> NDArray[np.float64]:
-        energy = sum(self._energies[part] for part in own)
-        squared_norm = float(self._products[np.ix_(own, own)].sum())
+    def model_all(self, unions: Iterable[frozenset[int]]) -> None:
+        """Model many unions at once, to be asked for one by one: each by itself is mostly overhead."""
+        by_length: dict[int, list[frozenset[int]]] = {}
+        for union in dict.fromkeys(unions):
+            if union not in self._modelled:
+                by_length.setdefault(len(union), []).append(union)
+        for length, alike in by_length.items():
+            own = np.array([list(union) for union in alike])
+            for some in blocks(len(alike), max(length**2, len(self._places)), elements=_MODELLED_AT_ONCE):
+                prices = self._cost(self._model_spectra(own[some]), self._sizes[own[some]].sum(1))
+                self._modelled.update(zip(alike[some], prices.tolist(), strict=True))
+
+    def _model_spectra(self, own: NDArray[np.int64]) -> NDArray[np.float64]:
+        energies = self._energies[own].sum(1)
+        squared_norms = self._products[own[:, :, None], own[:, None, :]].sum((1, 2))
         # sum and sum of squares of c exp(-i / t) are c t and c^2 t / 2
-        length = max(energy**2 / (2 * squared_norm), _LEAST_LENGTH) if squared_norm > 0 else _LEAST_LENGTH
-        spectrum: NDArray[np.float64] = np.exp(-self._places / length)
-        spectrum *= energy / spectrum.sum()
-        return spectrum
+        lengths = np.full(len(own), _LEAST_LENGTH)
+        np.divide(energies**2, 2 * squared_norms, out=lengths, where=squared_norms > 0)
+        spectra: NDArray[np.float64] = np.exp(-self._places / np.maximum(lengths, _LEAST_LENGTH)[:, None])
+        spectra *= (energies / spectra.sum(1))[:, None]
+        return spectra
 
     def near(self, groups: Groups) -> list[Pair]:
         """Return the pairs (a, b), a < b, in which one is among the eight most like the other."""
@@ -138,12 +152,10 @@ class _Unions:
         new = [union for union in dict.fromkeys(unions) if union not in self._exact]
         if new:
             spectra = spectra_of([torch.stack([self._grams[part] for part in union]).sum(0) for union in new])
-            for union, values in zip(new, spectra, strict=True):
-                self._exact[union] = self._cost(values.double().cpu().numpy(), self._size(union))
+            sizes = np.array([self._sizes[list(union)].sum() for union in new])
+            prices = self._cost(spectra.double().cpu().numpy(), sizes)
+            self._exact.update(zip(new, prices.tolist(), strict=True))
         return sum(self._exact[union] for union in unions)
-
-    def _size(self, union: frozenset[int]) -> float:
-        return sum(self._sizes[part] for part in union)
 
 
 def _descend(unions: _Unions, groups: Groups) -> Groups:
@@ -177,7 +189,9 @@ def _promising(unions: _Unions, groups: Groups) -> list[Change]:
     def corrected_cost(change: Change) -> float:
         return sum(factors[i] * (unions.model(group) - modelled[i]) for i, group in change)
 
-    changes = [*_divided_anew(groups, near), *_merged_and_split(groups, near, cost)]
+    divided = list(_divided_anew(groups, near))
+    unions.model_all(group for change in divided for _, group in change)
+    changes = [*divided, *_merged_and_split(unions, groups, near, cost)]
     pairs = zip(
         heapq.nsmallest(_TRIES, changes, key=cost), heapq.nsmallest(_TRIES, changes, key=corrected_cost), strict=True
     )
@@ -196,11 +210,14 @@ def _divided_anew(groups: Groups, near: Iterable[Pair]) -> Iterator[Change]:
         yield from (((a, half), (b, both - half)) for half in kept)
 
 
-def _merged_and_split(groups: Groups, near: Iterable[Pair], cost: Callable[[Change], float]) -> Iterator[Change]:
+def _merged_and_split(
+    unions: _Unions, groups: Groups, near: Iterable[Pair], cost: Callable[[Change], float]
+) -> Iterator[Change]:
     """Yield the most promising mergers of two clusters with those of splits of a third."""
     nothing: frozenset[int] = frozenset()
     merged: list[Change] = [((a, groups[a] | groups[b]), (b, nothing)) for a, b in near]
     split = [((c, half), (-1, group - half)) for c, group in enumerate(groups) for half in _halves(group)]
+    unions.model_all(group for change in (*merged, *split) for _, group in change)
     merged = heapq.nsmallest(_MERGERS, merged, key=cost)
     for (a, union), (b, _) in merged:
         apart = [((c, half), (b, rest)) for (c, half), (_, rest) in split if c not in (a, b)]

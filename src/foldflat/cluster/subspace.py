@@ -31,6 +31,8 @@ __all__ = [
 _BANDS = 4
 _WIDTHS = 8
 _LEAST_SIDE_BY_SIDE = 128
+_ONE_BAND = 64
+_BLOCK_ELEMENTS = 1 << 23
 
 
 class BasisStack:
@@ -108,19 +110,25 @@ def gram_matrix(
     """
     weights = rows.weights if weights is None else weights
     d = rows.n_features
+    if d <= _ONE_BAND and len(positions) * d <= _BLOCK_ELEMENTS:
+        block = _weighted_block(rows, positions, weights, centre)
+        return block.T @ block
     gram = torch.zeros(d, d, dtype=rows.dtype, device=rows.table.device)
-    bands = list(blocks(d, 1, elements=max(64, -(-d // _BANDS))))
-    for part in blocks(positions.shape[0], d, elements=1 << 23):
-        chosen = positions[part]
-        block = rows.block(chosen)
-        if centre is not None:
-            block -= centre
-        block.mul_(weights[chosen].sqrt().to(rows.dtype)[:, None])
+    bands = list(blocks(d, 1, elements=max(_ONE_BAND, -(-d // _BANDS))))
+    for part in blocks(positions.shape[0], d, elements=_BLOCK_ELEMENTS):
+        block = _weighted_block(rows, positions[part], weights, centre)
         for band in bands:
             gram[band, band.start :].addmm_(block[:, band].T, block[:, band.start :])
     for band in bands:
         gram[band.stop :, band] = gram[band, band.stop :].T
     return gram
+
+
+def _weighted_block(rows: WeightedRows, positions: Tensor, weights: Tensor, centre: Tensor | None) -> Tensor:
+    block = rows.block(positions)
+    if centre is not None:
+        block -= centre
+    return block.mul_(weights[positions].sqrt().to(rows.dtype)[:, None])
 
 
 def eigenbasis(gram: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,9 +137,14 @@ def eigenbasis(gram: Tensor) -> tuple[Tensor, Tensor]:
     The sign of each eigenvector is canonical: its entry of largest magnitude is positive.
     """
     values, columns = torch.linalg.eigh(gram)
-    vectors = columns.T.flip(0)
-    peaks = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
-    return values.flip(0).clamp_min_(0), vectors.mul_(torch.where(peaks < 0, -1, 1))
+    values, vectors = _descending(values[None], columns[None])
+    return values[0], vectors[0]
+
+
+def _descending(values: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    vectors = columns.mT.flip(1).contiguous()
+    peaks = vectors.gather(2, vectors.abs().argmax(2, keepdim=True))
+    return values.flip(1).clamp_min_(0), vectors.mul_(torch.where(peaks < 0, -1, 1))
 
 
 def eigenbases(rows: WeightedRows, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -142,6 +155,10 @@ def eigenbases(rows: WeightedRows, labels: Tensor, k: int) -> tuple[Tensor, Tens
 def eigenbases_of(grams: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Return eigenvalues (k, d) and eigenvectors as rows (k, d, d) of k Gram matrices (d, d)."""
     k, d = len(grams), len(grams[0])
+    if d < _LEAST_SIDE_BY_SIDE:
+        # one by one: where a matrix stands in a batch decides the last bits
+        values, columns = (torch.stack(parts) for parts in zip(*map(torch.linalg.eigh, grams), strict=True))
+        return _descending(values, columns)
     values, vectors = grams[0].new_empty(k, d), grams[0].new_empty(k, d, d)
 
     def solve(i: int) -> None:
