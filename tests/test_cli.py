@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -117,7 +115,7 @@ def test_a_size_budget_is_never_exceeded_on_disk(table: Path) -> None:
     assert sum(t.numel() * t.element_size() for t in weights.values()) == report["size_bytes_after"]
 
 
-def test_a_plan_for_a_budget_is_followed_in_a_fresh_process_without_a_search(table: Path) -> None:
+def test_a_plan_for_a_budget_is_followed_without_a_search(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The winner alone is fitted again, to the same bits as by a search; the plan is the same but for its seconds."""
     folder = table.parent
     options = ("--budget", "17kB", "--seed", 2)
@@ -126,12 +124,9 @@ def test_a_plan_for_a_budget_is_followed_in_a_fresh_process_without_a_search(tab
     assert plans[0]["recipe"]["method"] == "auto"
     (entry,) = plans[0]["tables"]
     assert entry["winner"] in [row["name"] for row in entry["candidates"] if row["fits"]]
-    script = (
-        "import sys, foldflat.embedding.plan as plan, foldflat.cli as cli; plan.search = None; "
-        f"sys.argv = ['foldflat', 'compress', {str(table)!r}, '--plan', {str(folder / 'plan.json')!r}, "
-        f"'-o', {str(folder / 'planned')!r}]; cli.main()"
-    )
-    subprocess.run([sys.executable, "-c", script], cwd=folder, check=True, capture_output=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("foldflat.embedding.plan.search", None)
+        run_json("compress", table, "--plan", folder / "plan.json", "-o", folder / "planned")
     report = run_json("compress", table, *options, "-o", folder / "direct")
     name = "model.foldflat.safetensors"
     assert (folder / "planned" / name).read_bytes() == (folder / "direct" / name).read_bytes()

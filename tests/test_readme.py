@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from foldflat.cli import app
 from tests.tiny import planted_table, save_tiny_folder
 
 # in order, in one folder and one namespace: by one process
@@ -80,8 +82,13 @@ def run_python(block: Block, workplace: Workplace) -> None:
 
 
 def run_shell(block: Block, workplace: Workplace) -> None:
-    """Run each command in a process of its own, with the offline settings of the tests."""
+    """Run each command: one that follows a plan in a process of its own, as later, the others in this one."""
     for arguments in commands_of(block.code):
+        if "--plan" not in arguments:
+            with contextlib.chdir(workplace.folder):
+                result = CliRunner().invoke(app, arguments)
+            assert result.exit_code == 0, f"foldflat {shlex.join(arguments)}\n{result.output}"
+            continue
         done = subprocess.run(
             [sys.executable, "-m", "foldflat", *arguments],
             cwd=workplace.folder,

@@ -20,37 +20,35 @@ CASES = [(family, tied, "subspaces") for family in FAMILIES for tied in (True, F
     (family, True, method) for family in ("bert", "gpt2") for method in ("svd", "int8", "int4", "mixed")
 ]
 
-WITH_FOLDFLAT = """
-import json, sys, torch
-cases = json.load(open(sys.argv[1]))
-for number, (folder, kind, again, first) in enumerate(cases):
-    if first == "foldflat":
-        import foldflat
-    import transformers
-    import foldflat
-    from safetensors.torch import load_file, save_file
+READING = """
+import json, os, sys, torch, transformers
+cases = [(folder, getattr(transformers, kind), again) for folder, kind, again in json.load(open(sys.argv[1]))]
+# starting Python with transformers takes seconds: the process that reads with foldflat begins as a copy of this one
+if child := os.fork():
+    assert os.waitpid(child, 0)[1] == 0, "reading with foldflat failed"
+    for folder, kind, again in cases:
+        for path in (folder, again):
+            for loader in (kind, transformers.AutoModel):
+                try:
+                    loader.from_pretrained(path)
+                except OSError as error:
+                    assert "model.safetensors" in str(error), error
+                else:
+                    sys.exit(f"{path} was loaded without foldflat")
+    assert "foldflat" not in sys.modules
+    open(sys.argv[1] + ".refused", "w").close()
+    sys.exit()
+import foldflat
+from safetensors.torch import load_file, save_file
+for folder, kind, again in cases:
     inputs = load_file(folder + "/../inputs.safetensors")
-    model = getattr(transformers, kind).from_pretrained(folder)
+    model = kind.from_pretrained(folder)
     with torch.no_grad():
         save_file({"logits": model(**inputs).logits}, folder + "/../reloaded.safetensors")
     model.save_pretrained(again)
-    model = getattr(transformers, kind).from_pretrained(again)
+    model = kind.from_pretrained(again)
     with torch.no_grad():
         save_file({"logits": model(**inputs).logits}, folder + "/../again.safetensors")
-"""
-
-WITHOUT_FOLDFLAT = """
-import json, sys, transformers
-for folder, kind, again, _ in json.load(open(sys.argv[1])):
-    for path in (folder, again):
-        for loader in (getattr(transformers, kind), transformers.AutoModel):
-            try:
-                loader.from_pretrained(path)
-            except OSError as error:
-                assert "model.safetensors" in str(error), error
-            else:
-                sys.exit(f"{path} was loaded without foldflat")
-assert "foldflat" not in sys.modules
 """
 
 
@@ -82,9 +80,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool, str
         with torch.no_grad():
             save_file({"logits": result.model(**inputs).logits}, place / "expected.safetensors")
         folders[family, tied, method] = place
-        cases.append([str(place / "saved"), type(model).__name__, str(place / "saved-again"), "foldflat"])
+        cases.append([str(place / "saved"), type(model).__name__, str(place / "saved-again")])
     (root / "cases.json").write_text(json.dumps(cases))
-    in_new_process(WITH_FOLDFLAT, root / "cases.json")
+    in_new_process(READING, root / "cases.json")
     return folders
 
 
@@ -103,9 +101,8 @@ def test_a_reloaded_model_gives_the_same_bits_also_after_saving_it_again(
 def test_loading_without_foldflat_is_an_error_never_random_weights(
     saved: dict[tuple[str, bool, str], Path],
 ) -> None:
-    """Plain transformers finds no weights file in any of the folders, first saved or saved again."""
-    root = next(iter(saved.values())).parent
-    in_new_process(WITHOUT_FOLDFLAT, root / "cases.json")
+    """Plain transformers found no weights file in any of the folders, first saved or saved again."""
+    assert (next(iter(saved.values())).parent / "cases.json.refused").exists()
 
 
 def test_the_loader_registers_whether_transformers_comes_before_or_after(

@@ -1,6 +1,7 @@
 """The whole demo in miniature, its cache, its reload check; and in full the bounds on its figures."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from foldflat.demo.tokenizer import train_tokenizer
 from foldflat.errors import CheckpointError, RecipeError, TargetExistsError
 
 TINY = DemoSettings(
-    corpus=CorpusSettings(n_modules=3, max_passages_per_module=40),
-    vocabulary=250,
+    corpus=CorpusSettings(n_modules=3, max_passages_per_module=30),
+    vocabulary=120,
     max_length=32,
-    dim=16,
-    hidden_dim=32,
+    dim=8,
+    hidden_dim=16,
     heads=2,
     epochs=2.0,
 )
@@ -135,8 +136,15 @@ def test_reload_check_sees_one_changed_weight(tmp_path: Path, monkeypatch: pytes
     passages = corpus.validation
     with torch.no_grad():
         result.model.classifier.bias[0] += 1e-3
-    with pytest.raises(CheckpointError, match=r"the logits .* differ .* by up to 0\.00"):
-        reload.check_reload(result.model, bench.tokenizer, tmp_path / "saved", passages)
+
+    def here(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        reload.write_logits(*command[3:])
+        return subprocess.CompletedProcess(command, 0)
+
+    with monkeypatch.context() as patch:  # the whole run above starts a process; starting another takes seconds
+        patch.setattr(reload.subprocess, "run", here)
+        with pytest.raises(CheckpointError, match=r"the logits .* differ .* by up to 0\.00"):
+            reload.check_reload(result.model, bench.tokenizer, tmp_path / "saved", passages)
     monkeypatch.setattr(reload, "_SCRIPT", "raise SystemExit('no weights here')")
     with pytest.raises(
         CheckpointError, match=r"cannot be opened in a new process, which ended with 1:\nno weights here"

@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from hypothesis import given
@@ -179,6 +180,7 @@ def test_parameters_are_counted_as_in_the_paper() -> None:
     assert report["parameters_after"] == 100 * 7 + 2 * 7 * 20
 
 
+@hypothesis.settings(max_examples=10)
 @given(keep_ratio=st.floats(0.3, 1.0), n_subspaces=st.sampled_from([2, 5]), seed=st.integers(0, 9))
 def test_free_ranks_spend_the_parameters_they_are_given(keep_ratio: float, n_subspaces: int, seed: int) -> None:
     """Never more than the keep ratio, and less by fewer than one direction of the dearest subspace costs."""

@@ -57,11 +57,11 @@ def test_heavy_rows_get_more_bits(table: Tensor) -> None:
 
 def test_several_bases_where_rows_lie_in_several_subspaces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four planted planes of dimension 4 in 24 are found, and lose less than half of what one basis does."""
-    rows, _ = planted_table(3000, D, 4, 4, noise=0.02)
-    found = fit_mixed(rows, None, 8192 + 6 * 3000)
+    rows, _ = planted_table(1500, D, 4, 4, noise=0.02)
+    found = fit_mixed(rows, None, 8192 + 6 * 1500)
     assert len(found.ranks) > 1
     monkeypatch.setattr(mixing, "_BASES", (1,))
-    one = fit_mixed(rows, None, 8192 + 6 * 3000)
+    one = fit_mixed(rows, None, 8192 + 6 * 1500)
     assert table_error(rows, found).energy_lost < 0.5 * table_error(rows, one).energy_lost
 
 
