@@ -1,21 +1,16 @@
 """Rows of a table stored in subspaces: gather coefficients by subspace, one small product per subspace."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from foldflat.axes import blocks
-from foldflat.cluster.threads import side_by_side
 
-__all__ = ["buckets", "columns_of", "in_blocks", "in_order", "inverse", "look_up", "no_autocast", "positions_within"]
+__all__ = ["buckets", "columns_of", "in_order", "inverse", "look_up", "no_autocast", "positions_within"]
 
 _BLOCK_ELEMENTS = 1 << 16
-_LEAST_BLOCKS = 4
-
-Item = TypeVar("Item")
 
 
 def positions_within(assignment: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -57,14 +52,6 @@ def in_order(parts: Iterable[Tensor], columns: Tensor) -> Tensor:
     for block in blocks(len(columns), gathered.shape[1], elements=_BLOCK_ELEMENTS):
         found[:, block] = gathered.index_select(0, columns[block]).T
     return found
-
-
-def in_blocks(decode: Callable[[Item], Tensor], items: Sequence[Item], device: torch.device) -> list[Tensor]:
-    """Return what decoding makes of each item: side by side on the processor's threads where no gradient is taken."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or device.type != "cpu":
-        return [decode(item) for item in items]
-    # threads begin with gradients on
-    return side_by_side(torch.no_grad()(decode), items, worthwhile=len(items) >= _LEAST_BLOCKS)
 
 
 def inverse(order: Tensor) -> Tensor:

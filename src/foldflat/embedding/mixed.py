@@ -1,9 +1,9 @@
 """Embeddings whose coefficients are trellis-coded, with as many bits for each direction as it is worth."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import accumulate, groupby
+from itertools import accumulate, chain, groupby
 from typing import Any, Self
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from foldflat.axes import blocks
 from foldflat.embedding.base import CompressedEmbedding, CompressedHead
-from foldflat.embedding.lookup import columns_of, in_blocks, in_order, inverse, no_autocast, positions_within
+from foldflat.embedding.lookup import columns_of, in_order, inverse, no_autocast, positions_within
 from foldflat.embedding.reading import RowReader
 from foldflat.embedding.trellis import WINDOWS, Schedule, decode
 
@@ -174,23 +174,20 @@ class MixedEmbedding(CompressedEmbedding):
         """Return (.., n): hidden vectors are taken into each basis, so that no row is multiplied out."""
         flat = hidden.reshape(-1, self.embedding_dim).float()
         inner = [flat @ self._of_class("bases", i).float().T for i in range(len(self.ranks))]
-        scaled = [self._scaled(i, inner[layout.basis]) for i, layout in enumerate(self.layouts)]
-        # small enough that what each pass leaves is still in the cache for the next
-        tasks = [
-            (i, part)
-            for i, layout in enumerate(self.layouts)
-            for part in blocks(layout.size, max(1, len(layout.schedule.coded)), elements=_BLOCK_ELEMENTS)
-        ]
-        parts = in_blocks(lambda task: scaled[task[0]] @ self.read(*task).T, tasks, hidden.device)
+        parts = [self._logits_of(i, inner[layout.basis]) for i, layout in enumerate(self.layouts)]
         columns = columns_of(self.assignment, self.position, [layout.size for layout in self.layouts])
-        found = in_order([*parts, flat @ self.fixed.float().T], columns)
+        found = in_order(chain(*parts, [flat @ self.fixed.float().T]), columns)
         return found.view(*hidden.shape[:-1], self.num_embeddings).to(hidden.dtype)
 
-    def _scaled(self, i: int, inner: Tensor) -> Tensor:
-        """Return hidden vectors (t, coded) along the coded directions of class i, from those (t, rank) in its basis."""
-        coded = self.layouts[i].schedule.coded
+    def _logits_of(self, i: int, inner: Tensor) -> Iterator[Tensor]:
+        """Yield the logits (t, block) of blocks of rows of class i, from hidden vectors (t, rank) in its basis."""
+        layout = self.layouts[i]
+        coded = layout.schedule.coded
         own = inner[:, : len(coded)] if coded == list(range(len(coded))) else inner[:, coded]
-        return own * self._of_class("scales", i).float()
+        scaled = own * self._of_class("scales", i).float()
+        # small enough that what each pass leaves is still in the cache for the next
+        for part in blocks(layout.size, max(1, len(coded)), elements=_BLOCK_ELEMENTS):
+            yield scaled @ self.read(i, part).T
 
     @torch.no_grad()
     def fill(self, i: int, codes: Tensor, scales: Tensor) -> None:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from foldflat.axes import blocks
-from foldflat.embedding.lookup import in_blocks
 from foldflat.embedding.trellis import WINDOW_BYTES, Schedule, joined_bytes, read_windows
 
 __all__ = ["RowReader"]
@@ -77,11 +76,10 @@ class RowReader:
         # a scale of zero for directions without bits
         padded = torch.cat([scales.float(), scales.new_zeros(1, dtype=torch.float32)])
         starts = tables.starts.index_select(0, classes) + positions * tables.lengths.index_select(0, classes)
-        parts = blocks(len(classes), max(1, self.widths[bundle]), elements=_BLOCK_ELEMENTS)
-        read = in_blocks(
-            lambda part: _read(tables, classes[part], starts[part], codes, padded, values), list(parts), codes.device
-        )
-        return torch.cat(read) if read else padded.new_empty(0, self.widths[bundle])
+        found = padded.new_empty(len(classes), self.widths[bundle])
+        for part in blocks(len(classes), max(1, self.widths[bundle]), elements=_BLOCK_ELEMENTS):
+            found[part] = _read(tables, classes[part], starts[part], codes, padded, values)
+        return found
 
     def _tables_on(self, device: torch.device) -> list[_Tables]:
         if device not in self._tables:
