@@ -9,15 +9,18 @@ Source: Marcellin and Fischer, "Trellis Coded Quantization of Memoryless and Gau
 on Communications 1990; windows on shifted bits with random values: Tseng et al., "QTIP", NeurIPS 2024, section 3.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import accumulate
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from foldflat.axes import blocks
+from foldflat.cluster.threads import side_by_side
 from foldflat.randomness import torch_generator
 
 __all__ = [
@@ -43,8 +46,11 @@ _SEED = 0x7C0
 _SECOND = 2533
 """Odd, so that a state times this goes through all states: the second number of a window reads other values."""
 
-_ROWS_AT_ONCE = 32
+_ROWS_AT_ONCE = 64
 _ENOUGH_BITS = 6 * _BITS
+
+Step = tuple[int, int, int]
+"""First number that a window is read for, numbers read, bits."""
 
 LEAST_BYTES = 2
 """Bytes of the shortest row: a window must not meet itself."""
@@ -75,7 +81,7 @@ class Schedule:
         return sum(self.pairs) // 8
 
     @cached_property
-    def steps(self) -> list[tuple[int, int, int]]:
+    def steps(self) -> list[Step]:
         """Return (first number, numbers read, bits) of each window."""
         found = []
         for i, bits in enumerate(self.pairs):
@@ -153,8 +159,8 @@ def read_windows(words: Tensor, shifts: Tensor, seconds: Tensor | None, values: 
 def encode(rows: Tensor, scales: Tensor, schedule: Schedule, values: Tensor) -> Tensor:
     """Return (b, n_bytes) uint8 codes of rows (b, numbers), whose windows begin where they end.
 
-    A first search with free ends says which window to begin with, a second one also ends with it. Where a round is
-    short, the first goes round several times, and the second tries the window of each.
+    A first search with free ends, around the seam, says which window to begin with; a second one also ends with it.
+    Where a round is short, the first goes round several times, and the second tries the window of each.
 
     Args:
         rows: numbers to code.
@@ -162,10 +168,25 @@ def encode(rows: Tensor, scales: Tensor, schedule: Schedule, values: Tensor) -> 
         schedule: bits of the numbers.
         values: (4096,) of the windows.
     """
-    turned, seams = _around(schedule)
-    search = _Search(scales, values.float(), len(turned))
     codes = torch.empty(len(rows), schedule.n_bytes, dtype=torch.uint8, device=rows.device)
-    for part in blocks(len(rows), 1, elements=_ROWS_AT_ONCE):
+    parts = list(blocks(len(rows), 1, elements=_ROWS_AT_ONCE))
+    threads = torch.get_num_threads()
+    side_by_side(
+        partial(_encode_parts, rows, scales, schedule, values, codes),
+        [parts[i::threads] for i in range(min(threads, len(parts)))],
+        worthwhile=rows.device.type == "cpu",
+    )
+    return codes
+
+
+def _encode_parts(
+    rows: Tensor, scales: Tensor, schedule: Schedule, values: Tensor, codes: Tensor, parts: Sequence[slice]
+) -> None:
+    """Set the codes of some parts of the rows."""
+    turned, seams = _around(schedule)
+    n_costs = max(sum(WINDOWS >> bits for _, _, bits in steps) for steps in (turned, schedule.steps))
+    search = _Search(scales, values.float(), n_costs)
+    for part in parts:
         block = rows[part].float().T.contiguous()
         path = search.path(block, turned)[0]
         least = block.new_full((block.shape[1],), torch.inf)
@@ -174,16 +195,16 @@ def encode(rows: Tensor, scales: Tensor, schedule: Schedule, values: Tensor) -> 
             better = costs < least
             codes[part][better] = _packed([states[better] for states in closed], schedule)
             least = torch.minimum(least, costs)
-    return codes
 
 
-def _around(schedule: Schedule) -> tuple[list[tuple[int, int, int]], list[int]]:
+def _around(schedule: Schedule) -> tuple[list[Step], list[int]]:
     """Return steps with enough of them before and after the seams of the circle, and the steps that end at a seam."""
     n_steps, rounds = len(schedule.steps), -(-_ENOUGH_BITS // (8 * schedule.n_bytes))
     if rounds > 1:
         return schedule.steps * (2 * rounds), [n_steps * turn - 1 for turn in range(1, 2 * rounds)]
-    middle = n_steps // 2
-    return schedule.steps[middle:] + schedule.steps[:middle], [n_steps - middle - 1]
+    ends = list(accumulate(bits for _, _, bits in schedule.steps))
+    before, after = bisect_right(ends, ends[-1] - _ENOUGH_BITS), bisect_left(ends, _ENOUGH_BITS) + 1
+    return schedule.steps[before:] + schedule.steps[:after], [n_steps - before - 1]
 
 
 def _packed(path: Sequence[Tensor], schedule: Schedule) -> Tensor:
@@ -198,20 +219,20 @@ def _packed(path: Sequence[Tensor], schedule: Schedule) -> Tensor:
 class _Search:
     """Find the windows nearest to rows, over states that are rows of a matrix with one column for each row.
 
-    A step of R bits takes state s to (bits x 2^(12 - R)) + (s >> R). Its states share the bits dropped in groups, so
-    that all steps are whole-array operations on memory that is there already.
+    A step of R bits takes state s to (bits x 2^(12 - R)) + (s >> R). Of the states that come to one they share, only
+    the least cost is kept: which state had it is told again, for one path, by the costs before.
     """
 
-    def __init__(self, scales: Tensor, values: Tensor, n_steps: int) -> None:
+    def __init__(self, scales: Tensor, values: Tensor, n_costs: int) -> None:
         self._scales = scales.float().tolist()
         order = (torch.arange(WINDOWS, device=values.device) * _SECOND) & (WINDOWS - 1)
-        self._values = torch.stack([values.square(), values, values[order].square(), values[order]], 1)
-        self._costs = values.new_empty(3, WINDOWS * _ROWS_AT_ONCE)
-        self._chosen = torch.empty(n_steps, WINDOWS * _ROWS_AT_ONCE, dtype=torch.bool, device=values.device)
+        self._numbers = values, values[order]
+        self._values = torch.stack([part for own in self._numbers for part in (own.square(), own)], 1)
+        # new memory would take longer than the search
+        self._costs = values.new_empty(2, WINDOWS * _ROWS_AT_ONCE)
+        self._least = values.new_empty(n_costs * _ROWS_AT_ONCE)
 
-    def path(
-        self, block: Tensor, steps: Sequence[tuple[int, int, int]], begin: Tensor | None = None
-    ) -> tuple[list[Tensor], Tensor]:
+    def path(self, block: Tensor, steps: Sequence[Step], begin: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
         """Return the states (b,) after each step, and the squared distances (b,) up to a constant of each row.
 
         Args:
@@ -219,19 +240,23 @@ class _Search:
             steps: first number, numbers read and bits of each.
             begin: (b,) the state before the first step and after the last; None leaves both free.
         """
-        costs, other = (space[: WINDOWS * block.shape[1]].view(WINDOWS, -1) for space in self._costs[:2])
+        b = block.shape[1]
+        costs, spare = self._costs[0, : WINDOWS * b].view(WINDOWS, b), self._costs[1]
         costs.fill_(0.0 if begin is None else torch.inf)
         if begin is not None:
             costs.scatter_(0, begin[None], 0.0)
-        choices = []
-        for i, (first, numbers, bits) in enumerate(steps):
-            best, chosen = _oldest_dropped(costs, bits, self._costs[2], self._chosen[i])
-            choices.append(chosen)
-            torch.mm(self._values[:, : 2 * numbers], self._factors(block, first, numbers), out=other)
-            other.view(1 << bits, -1).add_(best.view(1, -1))
-            costs, other = other, costs
+        passed, used = [], 0
+        for first, numbers, bits in steps:
+            part = slice(used, used + (WINDOWS >> bits) * b)
+            least = _least(costs, bits, spare, self._least[part].view(-1, b))
+            factors = self._factors(block, first, numbers)
+            # adding to what is there is the fastest product
+            costs.view(1 << bits, -1, b).copy_(least)
+            torch.addmm(costs, self._values[:, : 2 * numbers], factors, out=costs)
+            passed.append((least, factors))
+            used = part.stop
         end = costs.argmin(0) if begin is None else begin
-        return _traced(end, steps, choices), costs.gather(0, end[None])[0]
+        return self._traced(end, steps, passed), costs.gather(0, end[None])[0]
 
     def _factors(self, block: Tensor, first: int, numbers: int) -> Tensor:
         """Return what the values are multiplied by for the squared distance, up to a constant of each row."""
@@ -242,30 +267,27 @@ class _Search:
             torch.mul(block[first + i], -2 * scale, out=factors[2 * i + 1])
         return factors
 
+    def _traced(self, end: Tensor, steps: Sequence[Step], passed: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """Return the states (b,) after each step of the paths to `end`."""
+        path, dropped = [end], torch.arange(1 << max(bits for _, _, bits in steps), device=end.device)[:, None]
+        for (_, _, bits), (least, factors) in zip(reversed(steps[1:]), reversed(passed[:-1]), strict=True):
+            kept = path[-1] & ((WINDOWS >> bits) - 1)
+            before = (kept << bits) + dropped[: 1 << bits]
+            costs = least.gather(0, before & (len(least) - 1))
+            for i in range(0, len(factors), 2):
+                values = self._numbers[i // 2].take(before)
+                costs += torch.addcmul(factors[i + 1], values, factors[i]).mul_(values)
+            path.append(before.gather(0, costs.argmin(0, keepdim=True))[0])
+        return path[::-1]
 
-def _oldest_dropped(costs: Tensor, bits: int, numbers: Tensor, booleans: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Return the least cost over the oldest bits of the states, and for each of those, last first, whether it is one.
 
-    Both lie in the memory given, at least as large as the costs: new memory would take longer than the search.
-    """
-    chosen, used = [], 0
+def _least(costs: Tensor, bits: int, spare: Tensor, found: Tensor) -> Tensor:
+    """Return the least costs over the oldest bits of the states, in the memory of `found`."""
     costs = costs.view(WINDOWS >> bits, 1 << bits, -1)
-    for _ in range(bits):
+    used = 0
+    for left in reversed(range(bits)):
         lower, upper = costs.chunk(2, 1)
         part = slice(used, used + lower.numel())
-        chosen.append(torch.lt(upper, lower, out=booleans[part].view(lower.shape)))
-        costs = torch.minimum(lower, upper, out=numbers[part].view(lower.shape))
+        costs = torch.minimum(lower, upper, out=(spare[part] if left else found).view(lower.shape))
         used = part.stop
-    return costs, chosen
-
-
-def _traced(states: Tensor, steps: Sequence[tuple[int, int, int]], choices: list[list[Tensor]]) -> list[Tensor]:
-    path, columns = [], torch.arange(len(states), device=states.device)
-    for (_, _, bits), chosen in zip(reversed(steps), reversed(choices), strict=True):
-        path.append(states)
-        kept = states & ((WINDOWS >> bits) - 1)
-        dropped = torch.zeros_like(states)
-        for i, choice in enumerate(reversed(chosen)):
-            dropped += choice[kept, dropped, columns].long() << i
-        states = (kept << bits) | dropped
-    return path[::-1]
+    return costs.squeeze(1)
