@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from filters.tables import LABELS, NETS, RATIOS, accuracies, cells
+from rates import tables as rates_tables
 from shared import ROOT, read_json
 
 FIGURES = ROOT / "docs" / "figures"
@@ -76,6 +77,29 @@ def filters(path: Path) -> None:
     figure.savefig(path, metadata={"Date": None, "Creator": None})
 
 
+def rates(path: Path) -> None:
+    """Draw the energy lost by counts against how many times smaller a table is, a panel for each table."""
+    stored = {name: title for name, title in rates_tables.NAMES.items() if rates_tables.cells(name)}
+    figure = Figure(figsize=(10, 3.2 * -(-len(stored) // 2)), layout="constrained")
+    for axes, (name, title) in zip(figure.subplots(-(-len(stored) // 2), 2).flat, stored.items(), strict=False):
+        for method, label in rates_tables.LABELS.items():
+            own = [cell for cell in rates_tables.cells(name) if rates_tables.method_of(cell) == method]
+            if own:
+                points = [(cell["ratio"], 100 * cell["energy_lost_by_counts"]) for cell in own]
+                style = {"linewidth": 2.0} if method.startswith("mixed") else {"linewidth": 0.8}
+                axes.plot(*zip(*points, strict=True), "o-", markersize=3, label=label.replace("*", ""), **style)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xticks(rates_tables.RATIOS, [str(ratio) for ratio in rates_tables.RATIOS])
+        axes.minorticks_off()
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("times smaller")
+        axes.set_ylabel("energy lost by counts, %")
+        axes.grid(visible=True, linewidth=0.3)
+    figure.axes[0].legend(frameon=False, fontsize=6)
+    figure.savefig(path, metadata={"Date": None, "Creator": None})
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--to", type=Path, default=FIGURES)
@@ -84,3 +108,4 @@ if __name__ == "__main__":
     with mpl.rc_context(STYLE):
         scaling(folder / "scaling.svg")
         filters(folder / "filters.svg")
+        rates(folder / "rates.svg")

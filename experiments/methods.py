@@ -1,22 +1,22 @@
 """Ways to store a table that experiments compare, with every stored byte, and text to weigh its rows by."""
 
 import itertools
+import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from shared import DATA
+from shared import DATA, hardware
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 from torch import Tensor
 
 import foldflat
+from foldflat.embedding.rivals import product_coded, product_coded_bytes
 from foldflat.embedding.storage import IntegerGroups
 from foldflat.errors import BudgetError
 
 HALF = 2
 CENTROIDS = 256
-# zeros change no distance, and faiss searches parts of fewer columns eight times slower
-FAST_WIDTH = 8
 Found = tuple[Tensor, int]
 
 
@@ -64,6 +64,31 @@ def by_recipe(table: Tensor, recipe: foldflat.EmbeddingRecipe) -> Found:
     return module.to_dense(), module.size_bytes
 
 
+def measured(
+    table: Tensor, counts: Tensor, make: Callable[[], Found], scores: Callable[[Tensor], dict[str, Any]]
+) -> dict[str, Any]:
+    """Store a table, and say how much of it and of its scores is left; a budget that is too small is a result too."""
+    started = time.perf_counter()
+    try:
+        read, size = make()
+    except BudgetError as error:
+        return {"failed": str(error).splitlines()[0]}
+    seconds = time.perf_counter() - started
+    lost, energy = (
+        torch.cat([x.double().square().sum(1) for x in rows])
+        for rows in ((table - read).split(8192), table.split(8192))
+    )
+    return {
+        "bytes": size,
+        "ratio": table.nbytes / size,
+        **scores(read),
+        "energy_lost": float(lost.sum() / energy.sum()),
+        "energy_lost_by_counts": float((counts * lost).sum() / (counts * energy).sum()),
+        "seconds": seconds,
+        "hardware": hardware(),
+    }
+
+
 def quantised(table: Tensor, bits: int, group: int) -> Found:
     """Return groups of numbers in integers of some bits with a float16 scale each, the best of 16 scales."""
     integers = IntegerGroups(bits, group, candidates=16, smallest=0.5)
@@ -71,46 +96,40 @@ def quantised(table: Tensor, bits: int, group: int) -> Found:
     return integers.decode(codes, scales, table.shape[1]), codes.nbytes + scales.nbytes
 
 
-def product_coded(table: Tensor, budget: int, *, rotated: bool, weights: Tensor | None = None) -> Found:
-    """Return faiss' product codes of 8 bits, as many a row as fit; k-means weighs rows where weights are given.
-
-    Parts need not be equally wide, so that any number of bytes a row can be had. Centroids and the rotation are
-    float16.
-    """
-    import faiss
-
-    faiss.omp_set_num_threads(torch.get_num_threads())
+def product_codes(table: Tensor, budget: int, *, rotated: bool, weights: Tensor | None = None) -> Found:
+    """Return faiss' product codes of 8 bits, as many a row as fit; with the rotation of OPQ in float16."""
     n, d = table.shape
-    fixed = HALF * (CENTROIDS * d + rotated * d * d)
-    parts = min(d, (budget - fixed) // n)
-    if parts < 1:
+    fixed = product_coded_bytes(0, d, 0) + rotated * HALF * d * d
+    codes = min(d, (budget - fixed) // n)
+    if codes < 1:
         raise BudgetError(f"{budget} bytes are too few")
-    rotation = torch.eye(d)
-    if rotated:
-        matrix = faiss.OPQMatrix(d, max(m for m in range(1, parts + 1) if d % m == 0))
-        matrix.train(table.numpy())
-        rotation = torch.from_numpy(faiss.vector_to_array(matrix.A).reshape(d, d)).half().float()
-    read = [_centroid_of_each(part, weights) for part in (table @ rotation.T).tensor_split(parts, dim=1)]
-    return torch.cat(read, 1) @ rotation, n * parts + fixed
+    rotation = _rotation(table, codes) if rotated else torch.eye(d)
+    return product_coded(table @ rotation.T, codes, weights) @ rotation, n * codes + fixed
 
 
-def _centroid_of_each(part: Tensor, weights: Tensor | None) -> Tensor:
-    """Return (n, width), each row's nearest of 256 centroids in float16."""
+def _rotation(table: Tensor, codes: int) -> Tensor:
     import faiss
 
-    width = part.shape[1]
-    rows = torch.nn.functional.pad(part, (0, max(0, FAST_WIDTH - width))).contiguous()
-    means = faiss.Kmeans(rows.shape[1], CENTROIDS, seed=1234, min_points_per_centroid=1)
-    start = None
-    if weights is not None:
-        drawn = torch.multinomial(weights, CENTROIDS, generator=torch.Generator().manual_seed(0))
-        start = rows[drawn].numpy()
-    means.train(rows.numpy(), None if weights is None else weights.float().numpy(), start)
-    centroids = torch.from_numpy(means.centroids).half().float()
-    index = faiss.IndexFlatL2(rows.shape[1])
-    index.add(centroids.numpy())
-    _, nearest = index.search(rows.numpy(), 1)
-    return centroids[torch.from_numpy(nearest[:, 0])][:, :width]
+    d = table.shape[1]
+    matrix = faiss.OPQMatrix(d, max(m for m in range(1, codes + 1) if d % m == 0))
+    matrix.train(table.numpy())
+    return torch.from_numpy(faiss.vector_to_array(matrix.A).reshape(d, d)).half().float()
+
+
+def residual_codes(table: Tensor, budget: int) -> Found:
+    """Return faiss' residual quantiser, stages of 8 bits with centroids in float16, as many as fit."""
+    import faiss
+
+    n, d = table.shape
+    stages = min(d, budget // (n + HALF * CENTROIDS * d))
+    if stages < 1:
+        raise BudgetError(f"{budget} bytes are too few")
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    quantiser = faiss.ResidualQuantizer(d, stages, 8)
+    quantiser.train(table.numpy())
+    return torch.from_numpy(quantiser.decode(quantiser.compute_codes(table.numpy()))), stages * (
+        n + HALF * CENTROIDS * d
+    )
 
 
 def recipe(
@@ -126,9 +145,10 @@ def recipe(
 METHODS: dict[str, Callable[[Tensor, int, Tensor], Found]] = {
     "mixed": lambda table, budget, _: by_recipe(table, recipe("mixed", budget)),
     "mixed-weighted": lambda table, budget, weights: by_recipe(table, recipe("mixed", budget, weights)),
-    "pq": lambda table, budget, _: product_coded(table, budget, rotated=False),
-    "pq-weighted": lambda table, budget, weights: product_coded(table, budget, rotated=False, weights=weights),
-    "opq": lambda table, budget, _: product_coded(table, budget, rotated=True),
+    "pq": lambda table, budget, _: product_codes(table, budget, rotated=False),
+    "pq-weighted": lambda table, budget, weights: product_codes(table, budget, rotated=False, weights=weights),
+    "opq": lambda table, budget, _: product_codes(table, budget, rotated=True),
+    "rq": lambda table, budget, _: residual_codes(table, budget),
     "svd": lambda table, budget, _: by_recipe(table, recipe("svd", budget)),
     "svd-int8": lambda table, budget, _: by_recipe(table, recipe("svd", budget, coefficients="int8")),
     "svd-int4": lambda table, budget, _: by_recipe(table, recipe("svd", budget, coefficients="int4")),

@@ -16,6 +16,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from filters.tables import at_equal_macs, comparison, largest, networks, shares
 from quality.tables import quality
+from rates.tables import fewer_bytes, rates
 from shared import ROOT, read_json
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "experiments" / "filters" / "README.md")
@@ -246,23 +247,6 @@ def _mean(found: list[dict[str, Any]], key: str) -> float:
     return statistics.mean(cell[key] for cell in found)
 
 
-def rates() -> str:
-    """Return what is left of each table, from the most bytes to the fewest."""
-    lines = [
-        "| table | method | times smaller | energy lost | by counts | cosine | neighbours kept |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    found = cells("experiments/rates")
-    for cell in sorted((c for c in found if "bytes" in c), key=lambda c: (c["table"], -c["bytes"], c["method"])):
-        method = re.sub(r"-\d+$", "", cell["method"])
-        method = f"**{method}**" if method.startswith("mixed") else method
-        lines.append(
-            f"| {cell['table']} | {method} | {cell['ratio']:.1f} | {cell['energy_lost']:.2%} | "
-            f"{cell['energy_lost_by_counts']:.2%} | {cell['cosine']:.4f} | {cell['neighbours_kept']:.1%} |"
-        )
-    return "\n".join(lines)
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "energy": energy,
     "glue": glue,
@@ -277,6 +261,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "shares": shares,
     "sampled": sampled,
     "rates": rates,
+    "fewer-bytes": fewer_bytes,
     "quality": quality,
 }
 

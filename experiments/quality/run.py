@@ -11,7 +11,6 @@ text: square roots of token counts. A cell is one task, seed, method and size, w
 import argparse
 import itertools
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,11 +23,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from glue.run import parent
-from methods import METHODS, Found, by_recipe, count, means, quantised, sentences, token_ids, weights_of
-from shared import DATA, hardware, write_json
+from methods import METHODS, Found, by_recipe, count, means, measured, quantised, sentences, token_ids, weights_of
+from shared import DATA, write_json
 
 import foldflat
-from foldflat.errors import BudgetError
 from foldflat.evaluate import count_tokens, load_split, majority_baseline
 from foldflat.evaluate.glue import glue_task
 from foldflat.evaluate.metrics import glue_metrics
@@ -104,26 +102,6 @@ def classifier(task: str, seed: int) -> Subject:
     return Subject("minibert", table, counts, score)
 
 
-def cell(subject: Subject, make: Callable[[], Found]) -> dict[str, Any]:
-    """Store a table, and score what is read back."""
-    started = time.perf_counter()
-    try:
-        read, size = make()
-    except BudgetError as error:
-        return {"failed": str(error).splitlines()[0]}
-    seconds = time.perf_counter() - started
-    lost, energy = (x.double().square().sum(1) for x in (subject.table - read, subject.table))
-    return {
-        "bytes": size,
-        "ratio": subject.table.nbytes / size,
-        **subject.score(read),
-        "energy_lost": float(lost.sum() / energy.sum()),
-        "energy_lost_by_counts": float((subject.counts * lost).sum() / (subject.counts * energy).sum()),
-        "seconds": seconds,
-        "hardware": hardware(),
-    }
-
-
 def cells(subject: Subject, methods: list[str], ratios: list[int]) -> dict[str, Callable[[], Found]]:
     """Return what stores the table, by name of the cell; the quick ones first."""
     table, weights = subject.table, weights_of(subject.counts)
@@ -151,7 +129,7 @@ def main() -> None:
             file = RESULTS / f"{name}-{kind}.json"
             if not file.exists():
                 values = {"task": task, "seed": int(seed), "method": kind, "model": subject.model}
-                values |= cell(subject, make)
+                values |= measured(subject.table, subject.counts, make, subject.score)
                 write_json(file, values)
                 print(name, kind, {k: v for k, v in values.items() if isinstance(v, float)}, flush=True)
 

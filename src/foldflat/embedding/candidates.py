@@ -225,9 +225,7 @@ def fit_fully(task: Task, foreseen: Measured) -> Measured:
 def rivals(task: Task) -> list[tuple[str, Callable[[], Preview]]]:
     """Return what is measured though foldflat cannot store it."""
     sample, bound, counts = task.sample, task.bound, task.table.counts
-    found: list[tuple[str, Callable[[], Preview]]] = [
-        ("pq", partial(product_codes, sample, bound, seed=task.recipe.seed))
-    ]
+    found: list[tuple[str, Callable[[], Preview]]] = [("pq", partial(product_codes, sample, bound))]
     if counts is not None:
         found += [
             (f"trimmed {stored or ''}".strip(), partial(trimmed, sample, counts, stored, bound))

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,10 +12,13 @@ from foldflat.embedding.previews import Preview, Sample
 from foldflat.errors import BudgetError, MissingDependencyError
 from foldflat.randomness import torch_generator
 
-__all__ = ["Bound", "product_codes", "trimmed"]
+__all__ = ["Bound", "product_coded", "product_coded_bytes", "product_codes", "trimmed"]
 
 _HALF = 2
 _CENTROIDS = 256
+_SEED = 1234
+# zeros change no distance, and faiss searches parts of fewer columns eight times slower
+_FAST_WIDTH = 8
 
 
 @dataclass(frozen=True)
@@ -27,57 +29,81 @@ class Bound:
     max_error: float | None = None
 
 
-def product_codes(sample: Sample, bound: Bound, *, seed: int = 0) -> Preview:
-    """Measure faiss' product codes of one byte each: as many as fit, or as few as lose little enough.
-
-    Centroids are trained on rows drawn by weight, and count as float16.
+def product_codes(sample: Sample, bound: Bound) -> Preview:
+    """Measure product codes of one byte each: as many as fit, or as few as lose little enough.
 
     Raises:
         MissingDependencyError: faiss is not installed.
         BudgetError: one byte a row is too much, or d codes lose too much.
     """
     n, d = sample.n, sample.rows.shape[1]
-    fixed = _HALF * _CENTROIDS * d
-    sizes = [m for m in range(1, d + 1) if d % m == 0]
     if bound.max_error is None:
         assert bound.budget_bytes is not None
-        fitting = [m for m in sizes if n * m + fixed <= bound.budget_bytes]
-        if not fitting:
-            raise BudgetError(f"the least is {n + fixed} bytes, one a row and the centroids")
-        return _coded(sample, fitting[-1], fixed, seed)
-    tried = {}
-    while sizes:
-        middle = len(sizes) // 2
-        tried[sizes[middle]] = found = _coded(sample, sizes[middle], fixed, seed)
-        enough = found.energy_lost is not None and found.energy_lost <= bound.max_error
-        sizes = sizes[:middle] if enough else sizes[middle + 1 :]
-    within = [m for m, found in tried.items() if (found.energy_lost or 0.0) <= bound.max_error]
-    if not within:
+        codes = min(d, (bound.budget_bytes - product_coded_bytes(0, d, 0)) // n)
+        if codes < 1:
+            raise BudgetError(f"the least is {product_coded_bytes(n, d, 1)} bytes, one a row and the centroids")
+        return _coded(sample, codes)
+    low, high, best = 0, d, _coded(sample, d)
+    if (best.energy_lost or 0.0) > bound.max_error:
         raise BudgetError(f"no number of codes loses at most {bound.max_error} of the energy")
-    return tried[min(within)]
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = _coded(sample, middle)
+        if (found.energy_lost or 0.0) > bound.max_error:
+            low = middle
+        else:
+            high, best = middle, found
+    return best
 
 
-def _coded(sample: Sample, codes: int, fixed: int, seed: int) -> Preview:
+def product_coded_bytes(n: int, d: int, codes: int) -> int:
+    """Return the bytes of n rows of some codes, and of their centroids in float16."""
+    return n * codes + _HALF * _CENTROIDS * d
+
+
+def product_coded(table: Tensor, codes: int, weights: Tensor | None = None) -> Tensor:
+    """Return a table (n, d) as faiss reads it from product codes of one byte each, centroids in float16.
+
+    Parts of a row need not be equally wide, so any number of codes can be had.
+
+    Args:
+        table: (n, d), at least 256 rows.
+        codes: 1 to d, for each row.
+        weights: (n,) what k-means weighs rows by; None for one each.
+
+    Raises:
+        MissingDependencyError: faiss is not installed.
+        BudgetError: there are fewer rows than centroids.
+    """
     faiss = _faiss()
+    if len(table) < _CENTROIDS:
+        raise BudgetError(f"{len(table)} rows are too few for {_CENTROIDS} centroids")
     faiss.omp_set_num_threads(torch.get_num_threads())
-    rows = np.ascontiguousarray(sample.rows.detach().float().cpu().numpy())
-    seen = rows
-    if sample.weights is not None:
-        generator = torch_generator(seed)
-        drawn = np.searchsorted(
-            sample.weights.cumsum(0).cpu().numpy(),
-            (torch.rand(len(rows), dtype=torch.float64, generator=generator) * sample.weights.sum()).numpy(),
-        )
-        seen = np.ascontiguousarray(rows[drawn.clip(0, len(rows) - 1)])
-    quantiser = faiss.ProductQuantizer(rows.shape[1], codes, 8)
-    if len(rows) < _CENTROIDS:
-        raise BudgetError(f"{len(rows)} rows are too few for {_CENTROIDS} centroids")
-    # faiss warns of rows fewer than this for each centroid, as if there were more to be had
-    quantiser.cp.min_points_per_centroid = 1
-    quantiser.train(seen)
-    read = torch.from_numpy(quantiser.decode(quantiser.compute_codes(rows)))
+    parts = table.detach().float().cpu().tensor_split(codes, dim=1)
+    return torch.cat([_nearest_centroids(faiss, part, weights) for part in parts], 1)
+
+
+def _nearest_centroids(faiss: Any, part: Tensor, weights: Tensor | None) -> Tensor:
+    width = part.shape[1]
+    rows = torch.nn.functional.pad(part, (0, max(0, _FAST_WIDTH - width))).contiguous()
+    # faiss warns of fewer rows than this for each centroid, as if there were more to be had
+    means = faiss.Kmeans(rows.shape[1], _CENTROIDS, seed=_SEED, min_points_per_centroid=1)
+    start = None
+    if weights is not None:
+        weights = weights.detach().float().cpu()
+        start = rows[torch.multinomial(weights, _CENTROIDS, generator=torch_generator(0))].numpy()
+    means.train(rows.numpy(), None if weights is None else weights.numpy(), start)
+    centroids = torch.from_numpy(means.centroids).half().float()
+    index = faiss.IndexFlatL2(rows.shape[1])
+    index.add(centroids.numpy())
+    _, nearest = index.search(rows.numpy(), 1)
+    return centroids[torch.from_numpy(nearest[:, 0])][:, :width]
+
+
+def _coded(sample: Sample, codes: int) -> Preview:
+    read = product_coded(sample.rows, codes, sample.weights)
     lost = (sample.rows.double().cpu() - read.double()).square().sum(1)
-    return _weighed(sample, lost, sample.n * codes + fixed)
+    return _weighed(sample, lost, product_coded_bytes(sample.n, sample.rows.shape[1], codes))
 
 
 def _faiss() -> Any:

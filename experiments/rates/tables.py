@@ -1,0 +1,115 @@
+"""Tables of what is left at each size, and of the bytes that trellis codes need for a rival's error, from the JSON."""
+
+import math
+import re
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from shared import ROOT, read_json
+
+RESULTS = ROOT / "experiments" / "rates" / "results"
+NAMES = {
+    "potion-base-2M": "potion-base-2M",
+    "minibert": "minibert",
+    "minibert-sst2": "minibert after SST-2",
+    "synthetic": "250,002 x 768, synthetic",
+}
+RATIOS = (2, 4, 6, 8, 12, 16, 20, 24, 32, 40)
+LABELS = {
+    "mixed-weighted": "**mixed**, weighted",
+    "mixed": "**mixed**",
+    "int8": "int8 groups",
+    "int4": "int4 groups",
+    "int3": "int3 groups",
+    "int2": "int2 groups",
+    "pq-weighted": "PQ, weighted",
+    "pq": "PQ",
+    "opq": "OPQ",
+    "rq": "residual quantiser",
+    "svd-int4": "SVD in int4",
+    "svd-int8": "SVD in int8",
+    "svd": "SVD in bfloat16",
+    "subspaces-int4": "subspaces in int4",
+    "paper-bfloat16": "the paper's subspaces, bfloat16",
+}
+OURS = "mixed-weighted"
+# below it the error is int8's own, above it the smaller table is another matter
+LEAST, MOST = 8.0, 40.0
+NEARLY = 0.05
+
+
+def method_of(cell: dict[str, Any]) -> str:
+    """Return the method of a cell without its size or group."""
+    return re.sub(r"-(\d+|g\d+)$", "", cell["method"])
+
+
+def cells(table: str) -> list[dict[str, Any]]:
+    """Return the cells of a table that kept to their budget, from the largest."""
+    found = [read_json(file) for file in sorted(RESULTS.glob("*.json"))]
+    return sorted((cell for cell in found if cell["table"] == table and "bytes" in cell), key=lambda c: c["ratio"])
+
+
+def rates() -> str:
+    """Return a table for each table that was stored: sizes across, methods down."""
+    return "\n\n".join(_of_table(name) for name in NAMES if cells(name))
+
+
+def _of_table(name: str) -> str:
+    found = cells(name)
+    lines = [f"| {NAMES[name]} | " + " | ".join(f"{r} x" for r in RATIOS) + " |", "|---" * (len(RATIOS) + 1) + "|"]
+    for method, label in LABELS.items():
+        own = [cell for cell in found if method_of(cell) == method]
+        if own:
+            lines.append(f"| {label} | " + " | ".join(_entry(own, ratio) for ratio in RATIOS) + " |")
+    return "\n".join(lines)
+
+
+def _entry(found: list[dict[str, Any]], column: int) -> str:
+    own = [cell for cell in found if _column(cell) == column]
+    if not own:
+        return "-"
+    cell = min(own, key=lambda cell: abs(math.log(cell["ratio"] / column)))
+    size = "" if abs(cell["ratio"] / column - 1) <= NEARLY else f" at {cell['ratio']:.1f} x"
+    return f"{100 * cell['energy_lost_by_counts']:.3g} ({100 * cell['neighbours_kept']:.0f}){size}"
+
+
+def _column(cell: dict[str, Any]) -> int:
+    return min(RATIOS, key=lambda ratio: abs(math.log(ratio / cell["ratio"])))
+
+
+def fewer_bytes() -> str:
+    """Return how many fewer bytes trellis codes need than each rival at its errors between two sizes."""
+    lines = ["| rival | " + " | ".join(NAMES[name] for name in NAMES if cells(name)) + " |"]
+    lines.append("|---" * lines[0].count(" | ") + "|---|")
+    for method, label in LABELS.items():
+        entries = [_saved(cells(name), method) for name in NAMES if cells(name)]
+        if method not in {"mixed", OURS} and any(entry != "-" for entry in entries):
+            lines.append(f"| {label} | " + " | ".join(entries) + " |")
+    return "\n".join(lines)
+
+
+def _saved(found: list[dict[str, Any]], method: str) -> str:
+    ours = [cell for cell in found if method_of(cell) == OURS]
+    rivals = [cell for cell in found if method_of(cell) == method and LEAST <= cell["ratio"] <= MOST]
+    saved = [own for own in (_fewer(ours, cell) for cell in rivals) if own is not None]
+    if not saved:
+        return "-"
+    return f"{min(saved):.0%}" if len(saved) == 1 else f"{min(saved):.0%} to {max(saved):.0%}"
+
+
+def _fewer(ours: list[dict[str, Any]], rival: dict[str, Any]) -> float | None:
+    """Return the share of a rival's bytes that ours save at its error, None where it is outside of what was measured.
+
+    Between two sizes the logarithm of the error is taken to be linear in that of the bytes.
+    """
+    error = rival["energy_lost_by_counts"]
+    for large, small in pairwise(ours):
+        low, high = large["energy_lost_by_counts"], small["energy_lost_by_counts"]
+        if low <= error <= high:
+            share = math.log(error / low) / math.log(high / low)
+            needed = large["bytes"] * (small["bytes"] / large["bytes"]) ** share
+            return float(1 - needed / rival["bytes"])
+    return None
