@@ -3,7 +3,8 @@
 The layers have random contents, as only the layout matters: trellis-coded rows in 8 bases of 15 weight classes each,
 whose bits are those that the rates below buy for rows near a plane of 320 directions (variances as 1 / i, and noise);
 a plain one of 2 bits for each of 300 directions; subspaces at keep ratio .4; int8 and int4 rows. Ids follow Zipf's law,
-as tokens of text do, or are all different. A look-up is compared with torch's int8 gather and product with the scales,
+as tokens of text do, or are all different; "rows kept" is with a cache that other draws have filled. A look-up is
+compared with torch's int8 gather and product with the scales,
 16 hidden vectors' products with the table with `hidden @ table.T` in float32. Both sides run in turn; ratios are of
 medians. `wanted` is the largest ratio that is asked for: 2 for 4,096 tokens, mean rank / (.8 d) for the products.
 Writes benchmarks/results/lookup.json, or lookup_processor.json with `--clock processor`: the seconds that the process
@@ -33,6 +34,7 @@ BASES, WEIGHT_CLASSES = 8, 15
 DIRECTIONS, NOISE = 320, 4e-4
 BISECTIONS = 40
 SHARE = 0.8
+KEPT = 32_768
 
 Factory = Callable[[], CompressedEmbedding]
 
@@ -156,6 +158,25 @@ def mean_rank(layer: CompressedEmbedding) -> float:
     return D
 
 
+def kept(layer: CompressedEmbedding, codes: Tensor, scales: Tensor, repeats: int, clock: Clock) -> dict[str, float]:
+    """Time look-ups of new tokens of the same text as 256 look-ups before, whose rows the layer keeps."""
+    frequencies, source = 1 / torch.arange(1, N + 1).double(), generator()
+    drawn = torch.multinomial(frequencies, (256 + repeats + 2) * 4096, replacement=True, generator=source).split(4096)
+    layer.cache_rows(KEPT)
+    for ids in drawn[:256]:
+        layer(ids)
+    ours, rival = iter(drawn[256:]), iter(drawn[256:])
+
+    def gathered() -> Tensor:
+        ids = next(rival)
+        return codes.index_select(0, ids).float() * scales.index_select(0, ids)
+
+    found = compared(lambda: layer(next(ours)), gathered, repeats, clock)
+    layer.cache_rows(None)
+    print(f"  {KEPT} rows kept {found['milliseconds']:8.3f} ms, {found['ratio']:7.2f} x int8", flush=True)
+    return found
+
+
 @torch.no_grad()
 def measured(layer: CompressedEmbedding, rivals: tuple[Tensor, Tensor, Tensor], repeats: int, clock: Clock) -> Any:
     """Time one layer."""
@@ -172,6 +193,7 @@ def measured(layer: CompressedEmbedding, rivals: tuple[Tensor, Tensor, Tensor], 
         )
         found["distinct"] = len(torch.unique(ids))
         print(f"  {name:16s} {found['milliseconds']:8.3f} ms, {found['ratio']:7.2f} x int8", flush=True)
+    values["look_ups"][f"zipf 4096, {KEPT} rows kept"] = kept(layer, codes, scales, repeats, clock)
     hidden = torch.randn(HIDDEN, D, generator=generator())
     head = compared(lambda: layer.logits(hidden), lambda: hidden @ table.T, max(3, repeats // 3), clock)
     values["head"] = head | {"wanted": values["mean_rank"] / (SHARE * D)}

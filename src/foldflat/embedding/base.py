@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from foldflat.axes import blocks
 from foldflat.cluster.source import RowSource
+from foldflat.embedding.caching import RowCache
 from foldflat.errors import DataError, DenseWeightError
 
 __all__ = ["CompressedEmbedding", "CompressedHead", "check_finite"]
@@ -41,6 +42,7 @@ class CompressedEmbedding(nn.Module):
         self.num_embeddings = n
         self.embedding_dim = d
         self.padding_idx = padding_idx
+        self._cache: RowCache | None = None
         # follows .to(..) and .half(): the type that rows are returned in
         self.register_buffer("anchor", torch.empty(0, dtype=dtype, device=device), persistent=False)
 
@@ -63,6 +65,7 @@ class CompressedEmbedding(nn.Module):
 
     def rebuild(self) -> None:
         """Recompute buffers that follow from stored ones; needed after the stored ones were replaced."""
+        self._forget()
         # a layer made on the meta device is filled by assigning tensors, which leaves this one where it was
         device = next(iter(self.state_dict().values())).device
         self.anchor = torch.empty(0, dtype=self.anchor.dtype, device=device)
@@ -73,7 +76,37 @@ class CompressedEmbedding(nn.Module):
         Raises:
             IndexError: an id is out of range (on CPU; on CUDA a device assertion, as with nn.Embedding).
         """
-        return self.rows(ids.reshape(-1)).view(*ids.shape, self.embedding_dim)
+        flat = ids.reshape(-1)
+        if self._cache is None or torch.compiler.is_compiling() or self._is_training():
+            rows = self.rows(flat)
+        else:
+            sources = (*self.parameters(), *self.buffers())
+            rows = self._cache.look_up(flat, self.rows, sources)
+        return rows.view(*ids.shape, self.embedding_dim)
+
+    def cache_rows(self, capacity: int | None = 16_384) -> Self:
+        """Keep the first rows that are asked for as they are, so that frequent ones are decoded once; return self.
+
+        The rows take capacity x d numbers of memory, nothing on disk. They are left out in graphs of torch.compile and
+        where rows need gradients, and forgotten when the layer changes.
+
+        Args:
+            capacity: rows to keep at most; None to keep none.
+
+        Raises:
+            ValueError: the capacity is not positive.
+        """
+        if capacity is not None and capacity < 1:
+            raise ValueError(f"capacity is {capacity}, the least is 1\nhint: None keeps no rows")
+        self._cache = None if capacity is None else RowCache(self.num_embeddings, min(capacity, self.num_embeddings))
+        return self
+
+    def _forget(self) -> None:
+        if self._cache is not None:
+            self._cache.clear()
+
+    def _is_training(self) -> bool:
+        return torch.is_grad_enabled() and any(part.requires_grad for part in self.parameters())
 
     def to_dense(self) -> Tensor:
         """Return the reconstructed table (n, d)."""
@@ -109,6 +142,7 @@ class CompressedEmbedding(nn.Module):
         return super().__getattr__(name)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._forget()
         kept = {name: getattr(self, name) for name in self._codes}
         self._buffers.update(dict.fromkeys(kept))
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
