@@ -13,7 +13,7 @@ import foldflat
 from foldflat.embedding import mixing
 from foldflat.embedding.baselines import QuantizedEmbedding
 from foldflat.embedding.error import table_error
-from foldflat.embedding.mixed import ClassLayout, MixedEmbedding, packed_labels
+from foldflat.embedding.mixed import ClassLayout, MixedEmbedding
 from foldflat.embedding.mixing import fit_mixed
 from foldflat.embedding.recipe import EmbeddingRecipe
 from foldflat.embedding.trellis import window_values
@@ -74,8 +74,7 @@ def test_bases_of_different_rank_are_looked_up_together() -> None:
     module.bases.normal_(generator=generator)
     module.scales.fill_(1)
     module.window_values.copy_(window_values())
-    module.labels.copy_(packed_labels(torch.tensor([0] * 10 + [1] * 6), 2))
-    module.rebuild()
+    module.set_labels(torch.tensor([0] * 10 + [1] * 6))
     torch.testing.assert_close(module.logits(torch.eye(20)).T, module.to_dense())
 
 
@@ -109,15 +108,6 @@ def test_a_change_of_type_is_about_what_is_returned(table: Tensor) -> None:
     ids = torch.arange(50)
     assert torch.equal(half(ids), module(ids).bfloat16())
     assert all(torch.equal(a, b) for a, b in zip(half.buffers(), module.buffers(), strict=True) if a.numel())
-
-
-@pytest.mark.parametrize(("n_classes", "size"), [(1, 0), (2, 2), (3, 3), (16, 5), (17, 10)])
-def test_labels_are_packed_and_unpacked(n_classes: int, size: int) -> None:
-    """Ten labels take as many bytes as their bits, rounded up to a power of two each, need."""
-    labels = torch.arange(10) % n_classes
-    packed = packed_labels(labels, n_classes)
-    assert packed.shape == (size,)
-    assert packed.dtype == torch.uint8
 
 
 def test_a_saved_table_comes_back_and_the_report_counts_it(table: Tensor, tmp_path: Path) -> None:

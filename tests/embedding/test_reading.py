@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from foldflat.embedding.mixed import ClassLayout, MixedEmbedding, packed_labels
+from foldflat.embedding.mixed import ClassLayout, MixedEmbedding
 from foldflat.embedding.trellis import decode, window_values
 
 N, D = 200, 24
@@ -28,8 +28,7 @@ def coded_layer(padding_idx: int | None = None) -> MixedEmbedding:
     for tensor in (layer.scales, layer.bases, layer.fixed):
         tensor.copy_(torch.randn(tensor.shape, generator=source))
     layer.window_values.copy_(window_values())
-    layer.labels.copy_(packed_labels(labels, len(PAIRS) + (padding_idx is not None)))
-    layer.rebuild()
+    layer.set_labels(labels)
     return layer
 
 

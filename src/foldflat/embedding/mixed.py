@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from foldflat.axes import blocks
-from foldflat.embedding.base import CompressedEmbedding, CompressedHead
-from foldflat.embedding.lookup import columns_of, in_order, inverse, no_autocast, positions_within
+from foldflat.embedding.base import CompressedHead
+from foldflat.embedding.lookup import columns_of, in_order, inverse, no_autocast
+from foldflat.embedding.packed import PackedEmbedding, packed_labels
 from foldflat.embedding.reading import RowReader
 from foldflat.embedding.trellis import WINDOWS, Schedule, decode
 
+# benchmarks/lookup.py takes `packed_labels` from here
 __all__ = ["ClassLayout", "MixedEmbedding", "MixedHead", "packed_labels"]
 
 _BLOCK_ELEMENTS = 1 << 18
@@ -40,7 +42,7 @@ class ClassLayout:
         return Schedule(self.pairs)
 
 
-class MixedEmbedding(CompressedEmbedding):
+class MixedEmbedding(PackedEmbedding):
     """Store row a of class c as a trellis code of its coefficients in a basis V, and return their sum with V.
 
     Classes differ in their basis, and in the bits that their rows' weight is worth. All numbers are fixed: fine-tuning
@@ -55,8 +57,6 @@ class MixedEmbedding(CompressedEmbedding):
         scales: float16, of each coded direction of the first class, then of the second ..
         bases: float16 (ranks together, d), one basis after the other.
         window_values: (4096,) float16.
-        labels: packed class of every row, of as many bits as tell the classes apart; the last marks the padding row.
-        fixed: (1, d) the padding row as it was, or (0, d).
     """
 
     method = "mixed"
@@ -65,10 +65,6 @@ class MixedEmbedding(CompressedEmbedding):
     scales: Tensor
     bases: Tensor
     window_values: Tensor
-    labels: Tensor
-    fixed: Tensor
-    assignment: Tensor
-    position: Tensor
 
     def __init__(
         self,
@@ -90,33 +86,24 @@ class MixedEmbedding(CompressedEmbedding):
             padding_idx: row to keep exactly.
             dtype: type of the returned rows.
         """
-        super().__init__(n, d, padding_idx, dtype=dtype, device=device)
-        self.layouts, self.ranks = list(layouts), list(ranks)
-        kept = 0 if padding_idx is None else 1
-        n_bytes = sum(layout.size * layout.schedule.n_bytes for layout in layouts)
-        coded = sum(len(layout.schedule.coded) for layout in layouts)
-        self._label_bits = _bits_for(len(layouts) + kept)
-        self._reader = RowReader([layout.schedule for layout in layouts], [layout.size for layout in layouts])
-        of_class = [(self._reader.bundles[i], layout.basis) for i, layout in enumerate(layouts)]
-        self._runs = sorted(set(of_class))
-        self._run_of_class = [*map(self._runs.index, of_class), len(self._runs)]
-        self._parts = {
+        parts = {
             "codes": _ends([layout.size * layout.schedule.n_bytes for layout in layouts]),
             "scales": _ends([len(layout.schedule.coded) for layout in layouts]),
             "bases": _ends(ranks),
         }
         stored = {
-            "codes": ((n_bytes,), torch.uint8),
-            "scales": ((coded,), torch.float16),
-            "bases": ((sum(ranks), d), torch.float16),
+            "codes": ((parts["codes"][-1],), torch.uint8),
+            "scales": ((parts["scales"][-1],), torch.float16),
+            "bases": ((parts["bases"][-1], d), torch.float16),
             "window_values": ((WINDOWS,), torch.float16),
-            "labels": ((-(-n * self._label_bits // 8),), torch.uint8),
-            "fixed": ((kept, d), dtype),
         }
-        for name, (shape, stored_dtype) in stored.items():
-            self.register_buffer(name, torch.zeros(shape, dtype=stored_dtype, device=device))
-        for name, derived in (("assignment", torch.int16), ("position", torch.int32)):
-            self.register_buffer(name, torch.zeros(n, dtype=derived, device=device), persistent=False)
+        sizes = [layout.size for layout in layouts]
+        super().__init__(n, d, sizes, stored, padding_idx=padding_idx, dtype=dtype, device=device)
+        self.layouts, self.ranks, self._parts = list(layouts), list(ranks), parts
+        self._reader = RowReader([layout.schedule for layout in layouts], sizes)
+        of_class = [(self._reader.bundles[i], layout.basis) for i, layout in enumerate(layouts)]
+        self._runs = sorted(set(of_class))
+        self._run_of_class = [*map(self._runs.index, of_class), len(self._runs)]
 
     def rows(self, ids: Tensor) -> Tensor:
         """Return (t, d): the rows at ids (t,), each decoded once however often it is asked for."""
@@ -175,7 +162,7 @@ class MixedEmbedding(CompressedEmbedding):
         flat = hidden.reshape(-1, self.embedding_dim).float()
         inner = [flat @ self._of_class("bases", i).float().T for i in range(len(self.ranks))]
         parts = [self._logits_of(i, inner[layout.basis]) for i, layout in enumerate(self.layouts)]
-        columns = columns_of(self.assignment, self.position, [layout.size for layout in self.layouts])
+        columns = columns_of(self.assignment, self.position, self.sizes)
         found = in_order(chain(*parts, [flat @ self.fixed.float().T]), columns)
         return found.view(*hidden.shape[:-1], self.num_embeddings).to(hidden.dtype)
 
@@ -194,15 +181,6 @@ class MixedEmbedding(CompressedEmbedding):
         """Set codes (size, n_bytes) and scales (coded,) of class i."""
         self._codes_of(i).copy_(codes)
         self._of_class("scales", i).copy_(scales)
-
-    @torch.no_grad()
-    def rebuild(self) -> None:
-        """Unpack the classes, and renumber the rows within them."""
-        super().rebuild()
-        if self.labels.device.type == "meta":
-            return
-        self.assignment = _unpacked(self.labels, self._label_bits, self.num_embeddings).to(torch.int16)
-        self.position = positions_within(self.assignment, [layout.size for layout in self.layouts])
 
     def spec(self) -> dict[str, Any]:
         """Return the layout: shape, classes, ranks of the bases, padding index."""
@@ -235,23 +213,3 @@ class MixedHead(CompressedHead):
 
 def _ends(sizes: Sequence[int]) -> list[int]:
     return [0, *accumulate(sizes)]
-
-
-def packed_labels(labels: Tensor, n_classes: int) -> Tensor:
-    """Return labels (n,) in 0 .. n_classes - 1, of 0, 1, 2, 4 or 8 bits each, as bytes."""
-    bits = _bits_for(n_classes)
-    if not bits:
-        return labels.new_empty(0, dtype=torch.uint8)
-    padded = torch.nn.functional.pad(labels.long(), (0, -len(labels) % (8 // bits))).view(-1, 8 // bits)
-    return (padded << torch.arange(0, 8, bits, device=labels.device)).sum(1).to(torch.uint8)
-
-
-def _bits_for(n_classes: int) -> int:
-    return next(bits for bits in (0, 1, 2, 4, 8) if n_classes <= 1 << bits)
-
-
-def _unpacked(packed: Tensor, bits: int, n: int) -> Tensor:
-    if not bits:
-        return torch.zeros(n, dtype=torch.uint8, device=packed.device)
-    shifts = torch.arange(0, 8, bits, device=packed.device, dtype=torch.uint8)
-    return ((packed[:, None] >> shifts) & ((1 << bits) - 1)).view(-1)[:n]

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from foldflat.axes import blocks, compute_dtype
 from foldflat.embedding.bits import RowClass, distortions, pairs_at, spent
-from foldflat.embedding.mixed import ClassLayout, MixedEmbedding, packed_labels
+from foldflat.embedding.mixed import ClassLayout, MixedEmbedding
+from foldflat.embedding.packed import label_bits
 from foldflat.embedding.splitting import Split, split_rows, weight_classes
+from foldflat.embedding.storage import packed_bytes
 from foldflat.embedding.trellis import WINDOWS, encode, window_values
 from foldflat.errors import BudgetError
 
@@ -151,7 +153,7 @@ def _cheapest(
 
 def _overhead(n: int, d: int, n_classes: int, padding_idx: int | None, itemsize: int) -> int:
     kept = padding_idx is not None
-    return packed_labels(torch.zeros(n), n_classes + kept).numel() + _BYTES * WINDOWS + kept * d * itemsize
+    return packed_bytes(n, label_bits(n_classes + kept)) + _BYTES * WINDOWS + kept * d * itemsize
 
 
 def _within(
@@ -209,8 +211,7 @@ def coded(table: Tensor, scheme: Scheme, padding_idx: int | None) -> MixedEmbedd
         dtype=table.dtype,
         device=table.device,
     )
-    kept = padding_idx is not None
-    module.labels.copy_(packed_labels(scheme.labels, len(scheme.layouts) + kept))
+    module.set_labels(scheme.labels)
     module.bases.copy_(torch.cat(scheme.bases))
     module.window_values.copy_(window_values())
     if padding_idx is not None:
@@ -222,7 +223,6 @@ def coded(table: Tensor, scheme: Scheme, padding_idx: int | None) -> MixedEmbedd
         basis = module.bases[starts[layout.basis] : starts[layout.basis + 1]]
         members = torch.nonzero(scheme.labels == i).squeeze(1).to(table.device)
         _code_class(module, i, table, members, basis.to(compute_dtype(table.dtype)))
-    module.rebuild()
     return module
 
 

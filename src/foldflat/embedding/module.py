@@ -11,7 +11,7 @@ from foldflat.axes import blocks, compute_dtype
 from foldflat.cluster.subspace import coefficients as coordinates
 from foldflat.embedding.base import CompressedEmbedding, CompressedHead
 from foldflat.embedding.lookup import columns_of, in_order, look_up, positions_within
-from foldflat.embedding.partition import occupied
+from foldflat.embedding.partition import occupied, shared_bases
 
 __all__ = ["MOST_BYTE_CODES", "SubspaceEmbedding", "SubspaceHead"]
 
@@ -68,10 +68,7 @@ class SubspaceEmbedding(CompressedEmbedding):
         super().__init__(n, d, padding_idx, dtype=dtype, device=device)
         stored = dtype if factor_dtype is None else factor_dtype
         self.sizes, self.ranks = list(sizes), list(ranks)
-        self.groups = list(range(len(self.ranks))) if groups is None else list(groups)
-        longest = [0] * (max(self.groups, default=-1) + 1)
-        for group, rank in zip(self.groups, self.ranks, strict=True):
-            longest[group] = max(longest[group], rank)
+        self.groups, longest = shared_bases(ranks, groups)
         self.coefficients = nn.ParameterList(
             torch.empty(size, rank, dtype=stored, device=device) for size, rank in zip(sizes, ranks, strict=True)
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Partition", "occupied"]
+__all__ = ["Partition", "occupied", "shared_bases"]
 
 
 @dataclass(frozen=True)
@@ -45,3 +45,12 @@ def occupied(labels: Tensor, n_bases: int, groups: Sequence[int] | None, padding
     renumbered = torch.full((n_bases + 1,), len(used), device=labels.device)
     renumbered[used] = torch.arange(len(used), device=labels.device)
     return Partition(renumbered[codes], used, [int(sizes[i]) for i in used], [kept.index(numbers[i]) for i in used])
+
+
+def shared_bases(ranks: Sequence[int], groups: Sequence[int] | None) -> tuple[list[int], list[int]]:
+    """Return the basis 0, 1, .. of each subspace, one of its own where `groups` is None, and the rank of each basis."""
+    numbers = list(range(len(ranks))) if groups is None else list(groups)
+    longest = [0] * (max(numbers, default=-1) + 1)
+    for group, rank in zip(numbers, ranks, strict=True):
+        longest[group] = max(longest[group], rank)
+    return numbers, longest

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import torch
 
 from foldflat.embedding.module import MOST_BYTE_CODES
-from foldflat.embedding.quantized import label_bits
+from foldflat.embedding.packed import label_bits
 from foldflat.embedding.recipe import INTEGER_COEFFICIENTS, EmbeddingRecipe, stored_dtype
+from foldflat.embedding.storage import packed_bytes
 
 __all__ = ["Prices", "prices_of"]
 
@@ -45,6 +46,6 @@ def prices_of(recipe: EmbeddingRecipe, shape: tuple[int, int], dtype: torch.dtyp
     n, d = shape
     if recipe.coefficients in INTEGER_COEFFICIENTS:
         bits = INTEGER_COEFFICIENTS[recipe.coefficients]
-        return Prices(bits / 8, d + _SCALE_BYTES, -(-n * label_bits(classes) // 8))
+        return Prices(bits / 8, d + _SCALE_BYTES, packed_bytes(n, label_bits(classes)))
     itemsize = stored_dtype(recipe, dtype).itemsize
     return Prices(itemsize, d * itemsize, n if classes <= MOST_BYTE_CODES else 2 * n)

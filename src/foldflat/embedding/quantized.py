@@ -9,16 +9,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from foldflat.axes import blocks
-from foldflat.embedding.base import CompressedEmbedding, CompressedHead
-from foldflat.embedding.lookup import buckets, columns_of, positions_within
+from foldflat.embedding.base import CompressedHead
+from foldflat.embedding.lookup import buckets, columns_of
+from foldflat.embedding.packed import PackedEmbedding
+from foldflat.embedding.partition import shared_bases
 from foldflat.embedding.storage import Int8Rows, pack, packed_bytes, unpack
 
-__all__ = ["QuantizedSubspaceEmbedding", "QuantizedSubspaceHead", "label_bits"]
+__all__ = ["QuantizedSubspaceEmbedding", "QuantizedSubspaceHead"]
 
 _BLOCK_ELEMENTS = 1 << 20
 
 
-class QuantizedSubspaceEmbedding(CompressedEmbedding):
+class QuantizedSubspaceEmbedding(PackedEmbedding):
     """Store row a of cluster i as integers u (rank_i) and return u V_i, where V_i carries the size of a step.
 
     A step belongs to a direction, so it takes no bytes: it is in the scale of that direction's basis vector. All
@@ -31,8 +33,6 @@ class QuantizedSubspaceEmbedding(CompressedEmbedding):
             subspaces of even rank come before those of odd rank. Two coefficients of 4 bits share a byte.
         bases: int8 (ranks together, d), one basis after the other.
         scales: float32 (ranks together, 1), of the rows of `bases`.
-        labels: packed subspace of every row, of as many bits as tell them apart; the last marks the padding row.
-        fixed: (1, d) the padding row as it was, or (0, d).
     """
 
     method = "subspaces"
@@ -40,10 +40,6 @@ class QuantizedSubspaceEmbedding(CompressedEmbedding):
     codes: Tensor
     bases: Tensor
     scales: Tensor
-    labels: Tensor
-    fixed: Tensor
-    assignment: Tensor
-    position: Tensor
 
     def __init__(
         self,
@@ -69,27 +65,16 @@ class QuantizedSubspaceEmbedding(CompressedEmbedding):
             padding_idx: row to keep exactly.
             dtype: type of the returned rows.
         """
-        super().__init__(n, d, padding_idx, dtype=dtype, device=device)
-        self.sizes, self.ranks, self.bits = list(sizes), list(ranks), bits
-        self.groups = list(range(len(self.ranks))) if groups is None else list(groups)
-        longest = [0] * (max(self.groups, default=-1) + 1)
-        for group, rank in zip(self.groups, self.ranks, strict=True):
-            longest[group] = max(longest[group], rank)
-        self._basis_starts = [0, *accumulate(longest)]
-        self._starts, numbers = _starts(self.sizes, self.ranks)
-        kept = 0 if padding_idx is None else 1
-        self._label_bits = label_bits(len(self.ranks) + kept)
+        basis_of, longest = shared_bases(ranks, groups)
+        starts, numbers = _starts(sizes, ranks)
         stored = {
             "codes": ((packed_bytes(numbers, bits),), torch.uint8),
             "bases": ((sum(longest), d), torch.int8),
             "scales": ((sum(longest), 1), torch.float32),
-            "labels": ((packed_bytes(n, self._label_bits),), torch.uint8),
-            "fixed": ((kept, d), dtype),
         }
-        for name, (shape, stored_dtype) in stored.items():
-            self.register_buffer(name, torch.zeros(shape, dtype=stored_dtype, device=device))
-        for name, derived in (("assignment", torch.int16), ("position", torch.int32)):
-            self.register_buffer(name, torch.zeros(n, dtype=derived, device=device), persistent=False)
+        super().__init__(n, d, sizes, stored, padding_idx=padding_idx, dtype=dtype, device=device)
+        self.ranks, self.bits, self.groups = list(ranks), bits, basis_of
+        self._starts, self._basis_starts = starts, [0, *accumulate(longest)]
 
     def rows(self, ids: Tensor) -> Tensor:
         """Return (t, d): the rows at ids (t,), each decoded once however often it is asked for."""
@@ -129,13 +114,6 @@ class QuantizedSubspaceEmbedding(CompressedEmbedding):
         return codes
 
     @torch.no_grad()
-    def set_labels(self, labels: Tensor) -> None:
-        """Set the subspace (n,) of every row, k for the padding row."""
-        if self._label_bits:
-            self.labels.copy_(pack(labels, self._label_bits))
-        self.rebuild()
-
-    @torch.no_grad()
     def set_basis(self, group: int, basis: Tensor) -> None:
         """Set a basis (rank, d), each vector as long as a step of its coefficient."""
         part = slice(self._basis_starts[group], self._basis_starts[group + 1])
@@ -164,17 +142,6 @@ class QuantizedSubspaceEmbedding(CompressedEmbedding):
         parts.append(wide @ self.fixed.float().T)
         columns = columns_of(self.assignment, self.position, self.sizes)
         return torch.cat(parts, -1).index_select(-1, columns).to(hidden.dtype)
-
-    @torch.no_grad()
-    def rebuild(self) -> None:
-        """Unpack the labels, and renumber the rows within their subspaces."""
-        super().rebuild()
-        if self.labels.device.type == "meta":
-            return
-        n = self.num_embeddings
-        unpacked = unpack(self.labels, self._label_bits)[:n] if self._label_bits else self.labels.new_zeros(n)
-        self.assignment = unpacked.to(torch.int16)
-        self.position = positions_within(self.assignment, self.sizes)
 
     def spec(self) -> dict[str, Any]:
         """Return the layout: shape, sizes, ranks, bits, groups and padding index."""
@@ -210,11 +177,6 @@ def _signed(codes: Tensor, bits: int) -> Tensor:
     """Return float32 numbers of codes, which are stored with half of their range added."""
     values: Tensor = codes.float() - 2 ** (bits - 1)
     return values
-
-
-def label_bits(n_classes: int) -> int:
-    """Return the bits, 0, 1, 2, 4 or 8, that tell up to 256 classes apart."""
-    return next(bits for bits in (0, 1, 2, 4, 8) if n_classes <= 1 << bits)
 
 
 def _starts(sizes: Sequence[int], ranks: Sequence[int]) -> tuple[list[int], int]:
