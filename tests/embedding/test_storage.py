@@ -11,7 +11,7 @@ from tests.embedding.layers import KINDS, layer_of, random_table
 from torch import Tensor
 
 from foldflat.embedding.baselines import QuantizedEmbedding
-from foldflat.embedding.storage import FORMATS, Int8Rows, IntegerGroups, pack, packed_bytes, unpack
+from foldflat.embedding.storage import FORMATS, Int8Rows, IntegerGroups, integers, pack, packed_bytes, unpack
 
 SHAPES = st.tuples(st.integers(1, 6), st.sampled_from([1, 5, 31, 32, 33, 64, 70]))
 SCALES = st.sampled_from([1e-3, 1.0, 30.0])
@@ -55,6 +55,16 @@ def test_packed_numbers_come_back_in_as_few_bytes_as_hold_them(m: int, bits: int
         assert int.from_bytes(bytes(stored), "little") == sum(code << (bits * i) for i, code in enumerate(numbers))
     whole = pack(torch.nn.functional.pad(codes, (0, -m % 8)), bits)
     assert torch.equal(unpack(whole, bits)[:, :m].long(), codes)
+
+
+@pytest.mark.parametrize("shape", [(3, 16), (2, 0), (0, 8), (8,)])
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_integers_are_the_codes_less_half_of_their_range(bits: int, shape: tuple[int, ...]) -> None:
+    """However they are read, in the shape of the codes; also of no rows, and of rows of none."""
+    codes = torch.randint(2**bits, shape, generator=torch.Generator().manual_seed(bits))
+    found = integers(pack(codes, bits), bits)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, codes.float() - 2 ** (bits - 1))
 
 
 @pytest.mark.parametrize("group", [32, 64])

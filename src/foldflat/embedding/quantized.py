@@ -13,7 +13,7 @@ from foldflat.embedding.base import CompressedHead
 from foldflat.embedding.lookup import buckets, columns_of
 from foldflat.embedding.packed import PackedEmbedding
 from foldflat.embedding.partition import shared_bases
-from foldflat.embedding.storage import Int8Rows, pack, packed_bytes, unpack
+from foldflat.embedding.storage import Int8Rows, integers, pack, packed_bytes
 
 __all__ = ["QuantizedSubspaceEmbedding", "QuantizedSubspaceHead"]
 
@@ -101,17 +101,17 @@ class QuantizedSubspaceEmbedding(PackedEmbedding):
         if self.bits * rank % 8 == 0 and self.bits * start % 8 == 0:
             first, width = packed_bytes(start, self.bits), packed_bytes(rank, self.bits)
             codes = self.codes[first : first + self.sizes[i] * width].view(self.sizes[i], width)[positions]
-            return _signed(unpack(codes, self.bits), self.bits)
-        return _signed(self._unaligned(start, rank, positions), self.bits)
+            return integers(codes, self.bits)
+        return self._unaligned(start, rank, positions)
 
     def _unaligned(self, start: int, rank: int, positions: Tensor | slice) -> Tensor:
-        """Return 4-bit codes (b, rank) of rows that may begin in the middle of a byte."""
+        """Return coefficients (b, rank) of 4 bits of rows that may begin in the middle of a byte."""
         device = self.codes.device
         if isinstance(positions, slice):
             positions = torch.arange(positions.start, positions.stop, device=device)
         numbers = start + positions[:, None] * rank + torch.arange(rank, device=device)
         codes: Tensor = (self.codes[numbers >> 1] >> (4 * (numbers & 1))) & 15
-        return codes
+        return codes.float() - 8
 
     @torch.no_grad()
     def set_basis(self, group: int, basis: Tensor) -> None:
@@ -171,12 +171,6 @@ class QuantizedSubspaceEmbedding(PackedEmbedding):
 
 class QuantizedSubspaceHead(CompressedHead):
     """Give the output layer tied to a `QuantizedSubspaceEmbedding`."""
-
-
-def _signed(codes: Tensor, bits: int) -> Tensor:
-    """Return float32 numbers of codes, which are stored with half of their range added."""
-    values: Tensor = codes.float() - 2 ** (bits - 1)
-    return values
 
 
 def _starts(sizes: Sequence[int], ranks: Sequence[int]) -> tuple[list[int], int]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["FORMATS", "Int8Rows", "IntegerGroups", "RowFormat", "pack", "packed_bytes", "rounded", "unpack"]
+__all__ = ["FORMATS", "Int8Rows", "IntegerGroups", "RowFormat", "integers", "pack", "packed_bytes", "rounded", "unpack"]
 
 
 _PAIRED_BITS = 4
@@ -107,21 +107,21 @@ class IntegerGroups:
 
     def decode(self, codes: Tensor, scales: Tensor, d: int) -> Tensor:
         """Unpack the integers and multiply them by their group's scale."""
-        levels = _levels(codes, self.bits).view(codes.shape[0], -1, self.group)
+        levels = integers(codes, self.bits).view(codes.shape[0], -1, self.group)
         values: Tensor = levels * scales.float()[:, :, None]
         return values.view(codes.shape[0], -1)[:, :d]
 
 
-def _levels(codes: Tensor, bits: int) -> Tensor:
-    """Return (.., m) float32, the integers that packed codes stand for."""
+def integers(packed: Tensor, bits: int) -> Tensor:
+    """Return (.., m) float32 integers of whole words of packed codes (.., b), which have half of their range added."""
     if bits != _PAIRED_BITS:
-        plain: Tensor = unpack(codes, bits).float() - 2 ** (bits - 1)
+        plain: Tensor = unpack(packed, bits).float() - 2 ** (bits - 1)
         return plain
     # both numbers of a byte are read at once, as the eight bytes of an integer
-    levels = torch.arange(-8, 8, dtype=torch.float32, device=codes.device)
+    levels = torch.arange(-8, 8, dtype=torch.float32, device=packed.device)
     pairs = torch.stack([levels.repeat(16), levels.repeat_interleave(16)], 1).view(torch.int64).view(-1)
-    read: Tensor = pairs.index_select(0, codes.reshape(-1).to(torch.int32)).view(torch.float32)
-    return read
+    read: Tensor = pairs.index_select(0, packed.reshape(-1).to(torch.int32)).view(torch.float32)
+    return read.view(*packed.shape[:-1], 2 * packed.shape[-1])
 
 
 def rounded(values: Tensor, scale: Tensor, bits: int) -> Tensor:
