@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from foldflat.axes import blocks
 from foldflat.embedding.base import CompressedHead
-from foldflat.embedding.lookup import buckets, columns_of
+from foldflat.embedding.lookup import buckets, columns_of, inverse, no_autocast
 from foldflat.embedding.packed import PackedEmbedding
 from foldflat.embedding.partition import shared_bases
 from foldflat.embedding.storage import Int8Rows, integers, pack, packed_bytes
@@ -83,12 +83,11 @@ class QuantizedSubspaceEmbedding(PackedEmbedding):
         order, positions = buckets(subspaces, within, len(self.ranks))
         used = [i for i, chosen in enumerate(positions[:-1]) if len(chosen)]
         bases = {group: self.basis(group) for group in {self.groups[i] for i in used}}
-        # rows must not depend on an autocast region around the look-up: nn.Embedding's do not
-        with torch.autocast(ids.device.type, enabled=False):
+        with no_autocast(ids.device.type):
             parts = [self.read(i, positions[i].long()) @ bases[self.groups[i]][: self.ranks[i]] for i in used]
         # of both types the wider one, so that a padding row in float64 stays as it was
         found = torch.cat([*parts, self.fixed.index_select(0, positions[-1])])
-        return torch.empty_like(found).index_copy(0, order, found).index_select(0, places).to(self.anchor.dtype)
+        return found.index_select(0, inverse(order).index_select(0, places)).to(self.anchor.dtype)
 
     def basis(self, group: int) -> Tensor:
         """Return a basis (rank, d) in float32, each vector as long as a step of its coefficient."""
