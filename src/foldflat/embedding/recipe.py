@@ -155,7 +155,7 @@ def _one_of(value: str, choices: tuple[str, ...], name: str) -> None:
 
 def recipe_warnings(recipe: dict[str, Any]) -> list[str]:
     """Return what a recipe, as JSON values, leaves out that would gain much."""
-    by_bytes = recipe["coefficients"] in ("mixed", "auto") or recipe["method"] == "auto"
+    by_bytes = recipe["coefficients"] == "mixed" or recipe["method"] == "auto"
     if not by_bytes or recipe["row_weights"] is not None:
         return []
     advice = (
