@@ -9,7 +9,7 @@ from torch import Tensor
 from foldflat.axes import blocks
 from foldflat.embedding.base import CompressedEmbedding
 
-__all__ = ["TableError", "row_losses", "share_lost", "table_error"]
+__all__ = ["TableError", "row_losses", "share_lost", "table_error", "weighted_shares"]
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,7 @@ def table_error(table: Tensor, module: CompressedEmbedding, row_weights: Tensor 
         module: its replacement.
         row_weights: (n,) or None.
     """
-    lost, energy = row_losses(table, module)
-    weights = torch.ones(len(table), dtype=torch.float64) if row_weights is None else row_weights.double().cpu()
-    return TableError(
-        share_lost(lost.sum(), energy.sum()), share_lost((weights * lost).sum(), (weights * energy).sum())
-    )
+    return weighted_shares(*row_losses(table, module), row_weights)
 
 
 @torch.no_grad()
@@ -63,6 +59,27 @@ def row_losses(table: Tensor, module: CompressedEmbedding) -> tuple[Tensor, Tens
         lost[part] = (original - rebuilt).square().sum(1).cpu()
         energy[part] = original.square().sum(1).cpu()
     return lost, energy
+
+
+def weighted_shares(
+    lost: Tensor, energy: Tensor, row_weights: Tensor | None, *, drawn: tuple[Tensor, Tensor] | None = None
+) -> TableError:
+    """Return the share of the energy of n rows that is lost, plain and weighted.
+
+    Args:
+        lost: (n,) float64 what each row loses; (m,) where only some were measured.
+        energy: (n,) float64 of each row.
+        row_weights: (n,) or None for one each.
+        drawn: (m,) positions of the rows that were measured, and (m,) the number of rows that each stands for; None
+            where all were.
+    """
+    weights = torch.ones(len(energy), dtype=torch.float64) if row_weights is None else row_weights.double().cpu()
+    if drawn is None:
+        plain, weighted = lost, weights * lost
+    else:
+        positions, stands_for = drawn
+        plain, weighted = stands_for * lost, stands_for * weights[positions] * lost
+    return TableError(share_lost(plain.sum(), energy.sum()), share_lost(weighted.sum(), (weights * energy).sum()))
 
 
 def share_lost(lost: Tensor, energy: Tensor) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from foldflat.cluster.rows import distinct_rows
 from foldflat.cluster.trials import Problem, SearchSettings, Trial, choose_subspaces
-from foldflat.embedding.error import row_losses, share_lost
+from foldflat.embedding.error import row_losses, weighted_shares
 from foldflat.embedding.mixed import MixedEmbedding
 from foldflat.embedding.mixing import Scheme, choose_scheme, coded
 from foldflat.embedding.splitting import Split
@@ -141,14 +141,8 @@ def preview_mixed(
     module = coded(sample.rows[chosen], part, None)
     lost, _ = row_losses(sample.rows[chosen], module)
     energy = sample.rows.double().square().sum(1).cpu()
-    weights = torch.ones(len(energy), dtype=torch.float64) if sample.weights is None else sample.weights.double().cpu()
-    return Preview(
-        layer.size_bytes,
-        share_lost((stands_for * lost).sum(), energy.sum()),
-        share_lost((stands_for * weights[chosen] * lost).sum(), (weights * energy).sum()),
-        len(chosen),
-        layer.parameters_stored,
-    )
+    found = weighted_shares(lost, energy, sample.weights, drawn=(chosen, stands_for))
+    return Preview(layer.size_bytes, found.energy_lost, found.weighted, len(chosen), layer.parameters_stored)
 
 
 def _some_of_every_class(scheme: Scheme, d: int, seed: int) -> tuple[Tensor, Tensor]:
