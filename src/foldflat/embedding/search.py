@@ -29,6 +29,7 @@ _OPTIMISM = 2.0
 _OPTIMISM_OF_MIXED = 1.1
 _CURVE = (0.5, 0.8, 1.2, 2.0)
 _ENDED = "not measured: the search was ended before"
+_ENDED_BEFORE_FIT = "measured on some rows only: the search was ended before it was fitted"
 
 
 @dataclass
@@ -171,16 +172,24 @@ class _Search:
             row.note = _ENDED
             return
         self.task.say(f"trying {name}; Ctrl-C ends the search and keeps what it found")
+        try:
+            self._attempt(row, find, _ENDED)
+        except MissingDependencyError as error:
+            row.note = f"not measured: {error}"
+
+    def _attempt(self, row: Row, find: Callable[[], Measured], note_of_end: str) -> bool:
+        """Keep what is found, or note why there is nothing; return whether somebody ended the search meanwhile."""
         started = time.perf_counter()
         try:
             self._keep(row, find())
         except BudgetError as error:
             row.note, row.fits = f"does not fit: {str(error).splitlines()[0]}", False
-        except MissingDependencyError as error:
-            row.note = f"not measured: {error}"
         except KeyboardInterrupt:
-            self.ended, row.note = True, _ENDED
-        row.seconds += time.perf_counter() - started
+            self.ended, row.note = True, note_of_end
+            return True
+        finally:
+            row.seconds += time.perf_counter() - started
+        return False
 
     def _keep(self, row: Row, found: Measured) -> None:
         preview, recipe = found.preview, self.task.recipe
@@ -231,15 +240,8 @@ class _Search:
 
     def _fit(self, row: Row, foreseen: Measured) -> None:
         self.task.say(f"fitting {row.name}; Ctrl-C takes the best that is fitted already")
-        started = time.perf_counter()
-        try:
-            self._keep(row, fit_fully(self.task, foreseen))
-        except BudgetError as error:
-            row.note, row.fits = f"does not fit: {str(error).splitlines()[0]}", False
-        except KeyboardInterrupt:
-            self.ended = self.only_fitted = True
-            row.note = "measured on some rows only: the search was ended before it was fitted"
-        row.seconds += time.perf_counter() - started
+        if self._attempt(row, partial(fit_fully, self.task, foreseen), _ENDED_BEFORE_FIT):
+            self.only_fitted = True
 
     def _draw_curve(self, winner: Row) -> None:
         budget = self.task.recipe.budget_bytes
