@@ -24,7 +24,7 @@ from torch import Tensor
 from foldflat.embedding.base import CompressedEmbedding
 from foldflat.embedding.baselines import QuantizedEmbedding
 from foldflat.embedding.bits import RowClass, pairs_at, spent
-from foldflat.embedding.mixed import ClassLayout, MixedEmbedding, packed_labels
+from foldflat.embedding.mixed import ClassLayout, MixedEmbedding
 from foldflat.embedding.module import SubspaceEmbedding
 from foldflat.embedding.trellis import window_values
 
@@ -86,8 +86,7 @@ def mixed(pairs: list[tuple[int, ...]]) -> MixedEmbedding:
     layer.scales.copy_(torch.rand(layer.scales.shape, generator=source))
     layer.bases.copy_(torch.randn(layer.bases.shape, generator=source) / D**0.5)
     layer.window_values.copy_(window_values())
-    layer.labels.copy_(packed_labels(labels, len(layouts)))
-    layer.rebuild()
+    layer.set_labels(labels)
     return layer
 
 

@@ -12,12 +12,11 @@ from torch import Tensor
 from foldflat.axes import blocks
 from foldflat.embedding.base import CompressedHead
 from foldflat.embedding.lookup import columns_of, in_order, inverse, no_autocast
-from foldflat.embedding.packed import PackedEmbedding, packed_labels
+from foldflat.embedding.packed import PackedEmbedding
 from foldflat.embedding.reading import RowReader
 from foldflat.embedding.trellis import WINDOWS, Schedule, decode
 
-# benchmarks/lookup.py takes `packed_labels` from here
-__all__ = ["ClassLayout", "MixedEmbedding", "MixedHead", "packed_labels"]
+__all__ = ["ClassLayout", "MixedEmbedding", "MixedHead"]
 
 _BLOCK_ELEMENTS = 1 << 18
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from foldflat.embedding.baselines import QuantizedEmbedding
-from foldflat.embedding.error import row_losses, share_lost
+from foldflat.embedding.error import row_losses, weighted_shares
 from foldflat.embedding.previews import Preview, Sample
 from foldflat.errors import BudgetError, MissingDependencyError
 from foldflat.randomness import torch_generator
@@ -150,10 +150,5 @@ def trimmed(sample: Sample, counts: Tensor, stored_as: str | None, bound: Bound)
 
 def _weighed(sample: Sample, lost: Tensor, size_bytes: int) -> Preview:
     energy = sample.rows.double().square().sum(1).cpu()
-    weights = torch.ones(len(lost), dtype=torch.float64) if sample.weights is None else sample.weights.double().cpu()
-    return Preview(
-        size_bytes,
-        share_lost(lost.sum(), energy.sum()),
-        share_lost((weights * lost).sum(), (weights * energy).sum()),
-        len(lost),
-    )
+    found = weighted_shares(lost, energy, sample.weights)
+    return Preview(size_bytes, found.energy_lost, found.weighted, len(lost))
