@@ -1,8 +1,6 @@
 """Folders read by transformers in a new process: the same bits with foldflat, an error without it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import foldflat
+from tests.processes import in_new_process, read_with_transformers
 from tests.tiny import FAMILIES, tiny_inputs, tiny_model
 
 # `saved` holds the models of all cases, read by one new process
@@ -20,26 +19,16 @@ CASES = [(family, tied, "subspaces") for family in FAMILIES for tied in (True, F
     (family, True, method) for family in ("bert", "gpt2") for method in ("svd", "int8", "int4", "mixed")
 ]
 
-READING = """
-import json, os, sys, torch, transformers
+CASES_AND_CLASSES = """
+import json, sys, torch, transformers
 cases = [(folder, getattr(transformers, kind), again) for folder, kind, again in json.load(open(sys.argv[1]))]
-# starting Python with transformers takes seconds: the process that reads with foldflat begins as a copy of this one
-if child := os.fork():
-    assert os.waitpid(child, 0)[1] == 0, "reading with foldflat failed"
-    for folder, kind, again in cases:
-        for path in (folder, again):
-            for loader in (kind, transformers.AutoModel):
-                try:
-                    loader.from_pretrained(path)
-                except OSError as error:
-                    assert "model.safetensors" in str(error), error
-                else:
-                    sys.exit(f"{path} was loaded without foldflat")
-    assert "foldflat" not in sys.modules
-    open(sys.argv[1] + ".refused", "w").close()
-    sys.exit()
-import foldflat
-from safetensors.torch import load_file, save_file
+refused = [
+    (path, loader)
+    for folder, kind, again in cases for path in (folder, again) for loader in (kind, transformers.AutoModel)
+]
+"""
+
+READ_AND_SAVE_AGAIN = """
 for folder, kind, again in cases:
     inputs = load_file(folder + "/../inputs.safetensors")
     model = kind.from_pretrained(folder)
@@ -50,14 +39,6 @@ for folder, kind, again in cases:
     with torch.no_grad():
         save_file({"logits": model(**inputs).logits}, folder + "/../again.safetensors")
 """
-
-
-def in_new_process(script: str, argument: Path) -> None:
-    """Run a script elsewhere and show what it said if it failed."""
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(argument)], cwd="/", capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +63,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool, str
         folders[family, tied, method] = place
         cases.append([str(place / "saved"), type(model).__name__, str(place / "saved-again")])
     (root / "cases.json").write_text(json.dumps(cases))
-    in_new_process(READING, root / "cases.json")
+    read_with_transformers(CASES_AND_CLASSES, READ_AND_SAVE_AGAIN, root / "cases.json")
     return folders
 
 
@@ -106,7 +87,7 @@ def test_loading_without_foldflat_is_an_error_never_random_weights(
 
 
 def test_the_loader_registers_whether_transformers_comes_before_or_after(
-    saved: dict[tuple[str, bool, str], Path], tmp_path: Path
+    saved: dict[tuple[str, bool, str], Path],
 ) -> None:
     """`import foldflat` first does not import transformers, and still registers with it later."""
     place = saved["bert", True, "subspaces"]
@@ -114,7 +95,7 @@ def test_the_loader_registers_whether_transformers_comes_before_or_after(
         "import sys, foldflat\nassert 'transformers' not in sys.modules\nimport transformers\n"
         f"transformers.AutoModelForMaskedLM.from_pretrained({str(place / 'saved')!r})\n"
     )
-    in_new_process(script, tmp_path)
+    in_new_process(script)
 
 
 def test_the_base_model_of_a_saved_model_with_a_head_loads(saved: dict[tuple[str, bool, str], Path]) -> None:

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.model.nets import NETS, built, images
+from tests.processes import in_new_process, read_with_transformers
 from torch import nn
 
 import foldflat
@@ -152,13 +151,6 @@ for name, folder in json.load(open(sys.argv[1])).items():
 """
 
 
-def in_new_process(script: str, *arguments: object) -> None:
-    """Run a script elsewhere and show what it said if it failed."""
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 def trained(model: nn.Module) -> nn.Module:
     """Move weights as training does, in a repeatable way."""
     generator = torch.Generator().manual_seed(0)
@@ -237,25 +229,13 @@ def test_dense_copies_stay_pruned(tmp_path: Path) -> None:
     assert same(foldflat.load(tmp_path / "saved", model=NETS["plain"]()), result.model)
 
 
-READING = """
-import os, sys, torch, transformers
+FOLDERS_AND_CLASSES = """
+import sys, torch, transformers
 kinds = transformers.AutoModelForImageClassification, transformers.AutoModel, transformers.ResNetForImageClassification
-# starting Python with transformers takes seconds: the process that reads with foldflat begins as a copy of this one
-if child := os.fork():
-    assert os.waitpid(child, 0)[1] == 0, "reading with foldflat failed"
-    for folder in sys.argv[1:]:
-        for path in (folder, folder + "-again"):
-            for kind in kinds[:2]:
-                try:
-                    kind.from_pretrained(path)
-                except OSError as error:
-                    assert "model.safetensors" in str(error), error
-                else:
-                    sys.exit(f"{path} was loaded without foldflat")
-    assert "foldflat" not in sys.modules
-    sys.exit()
-import foldflat
-from safetensors.torch import load_file, save_file
+refused = [(folder + end, kind) for folder in sys.argv[1:] for end in ("", "-again") for kind in kinds[:2]]
+"""
+
+READ_AND_SAVE_AGAIN = """
 for folder in sys.argv[1:]:
     x = load_file(folder + "/../inputs.safetensors")["x"]
     model = transformers.AutoModelForImageClassification.from_pretrained(folder)
@@ -289,7 +269,7 @@ def test_transformers_models_give_the_same_bits_and_fail_without_foldflat(tmp_pa
             outputs = model(**batch, output_hidden_states=True)
             expected[folders[-1]] = (outputs.logits, model.resnet(**batch).pooler_output)
     assert model.config.quantization_config.tables == []
-    in_new_process(READING, *folders)
+    read_with_transformers(FOLDERS_AND_CLASSES, READ_AND_SAVE_AGAIN, *folders)
     for folder, (logits, pooled) in expected.items():
         found = load_file(folder + ".out")
         assert torch.equal(found["logits"], logits)
