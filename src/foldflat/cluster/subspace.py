@@ -100,7 +100,7 @@ def gram_matrix(
 ) -> Tensor:
     """Return the weighted Gram matrix (d, d), the sum of w a a^T over the rows at `positions`.
 
-    Only the blocks on and above the diagonal are multiplied.
+    Only the blocks on and above the diagonal are multiplied, in one call where there is one block.
 
     Args:
         rows: m distinct rows.
@@ -111,6 +111,7 @@ def gram_matrix(
     weights = rows.weights if weights is None else weights
     d = rows.n_features
     if d <= _ONE_BAND and len(positions) * d <= _BLOCK_ELEMENTS:
+        # calls take longer than what they compute
         block = _weighted_block(rows, positions, weights, centre)
         return block.T @ block
     gram = torch.zeros(d, d, dtype=rows.dtype, device=rows.table.device)
@@ -156,7 +157,7 @@ def eigenbases_of(grams: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Return eigenvalues (k, d) and eigenvectors as rows (k, d, d) of k Gram matrices (d, d)."""
     k, d = len(grams), len(grams[0])
     if d < _LEAST_SIDE_BY_SIDE:
-        # one by one: where a matrix stands in a batch decides the last bits
+        # signs in few calls for all, but solved one by one: where a matrix stands in a batch decides its last bits
         values, columns = (torch.stack(parts) for parts in zip(*map(torch.linalg.eigh, grams), strict=True))
         return _descending(values, columns)
     values, vectors = grams[0].new_empty(k, d), grams[0].new_empty(k, d, d)
