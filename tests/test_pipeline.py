@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import foldflat
 from foldflat import EmbeddingRecipe, SubspaceEmbedding, SubspaceHead
-from foldflat.errors import DataError, NoEmbeddingError, RecipeError, UnsupportedModelError
+from foldflat.errors import BudgetError, DataError, NoEmbeddingError, RecipeError, UnsupportedModelError
 from tests.tiny import planted_table
 
 METHODS = ("subspaces", "svd", "int8", "int4")
@@ -151,13 +151,39 @@ def test_a_bare_table_becomes_a_layer(kind: str) -> None:
         (torch.zeros(4, 0), UnsupportedModelError, r"table has shape \(4, 0\)"),
         (torch.zeros(4, 4, dtype=torch.int64), UnsupportedModelError, r"type torch.int64"),
         (nn.Linear(3, 3), NoEmbeddingError, r"Linear has no nn\.Embedding"),
-        (nn.Embedding(20, 6, device="meta"), DataError, "table `table` is on the meta device"),
+        (nn.Embedding(20, 6, device="meta"), DataError, "the table is on the meta device"),
     ],
 )
 def test_what_is_no_table_and_has_none_is_refused(given: Any, kind: type[Exception], message: str) -> None:
     """What was given, and what to give instead."""
     with pytest.raises(kind, match=message):
         foldflat.compress(given, _recipe("subspaces"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"method": "svd"}, {"coefficients": "mixed"}, {"method": "int8"}, {"method": "auto"}],
+    ids=["subspaces", "svd", "mixed", "int8", "auto"],
+)
+def test_of_several_tables_the_one_without_enough_is_named_with_its_part(settings: dict[str, Any]) -> None:
+    """A budget of bytes is split by size: the message says what this table got, of how much, and the way out."""
+    tables = nn.ModuleDict({"large": nn.Embedding(600, 8), "small": nn.Embedding(200, 8)})
+    part = r"`large`|table of 600 x 8"
+    with pytest.raises(
+        BudgetError, match=rf"(?s)({part}).*\n600 bytes are the part of this table, 75.0% of the 800 for 2"
+    ):
+        foldflat.compress(tables, EmbeddingRecipe(budget_bytes=800, **settings))
+    with pytest.raises(BudgetError, match=r"hint: .* for this table alone"):
+        foldflat.compress(tables, EmbeddingRecipe(budget_bytes=800, **settings))
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "svd"}, {"coefficients": "mixed"}])
+def test_a_table_of_its_padding_row_alone_is_refused(settings: dict[str, Any]) -> None:
+    """The row is kept as it is, so nothing is left to make smaller; int8 rows still can be had."""
+    table = nn.Embedding(1, 8, padding_idx=0)
+    with pytest.raises(BudgetError, match="the only row of the table is its padding row"):
+        foldflat.compress(table, EmbeddingRecipe(budget_bytes=20_000, **settings))
+    assert foldflat.compress(table, EmbeddingRecipe(budget_bytes=20_000, method="auto")).model.size_bytes == 12
 
 
 def test_a_recipe_of_another_kind_is_refused() -> None:

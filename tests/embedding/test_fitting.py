@@ -295,7 +295,7 @@ def test_weights_that_are_not_finite_are_named(value: float) -> None:
 @pytest.mark.parametrize(("padding_idx", "rows"), [(None, 20), (3, 19)])
 def test_more_subspaces_than_rows_are_refused(padding_idx: int | None, rows: int) -> None:
     """The padding row needs none, so it does not count."""
-    with pytest.raises(RecipeError, match=f"`n_subspaces` is 21, more than the {rows} rows of table ``"):
+    with pytest.raises(RecipeError, match=f"`n_subspaces` is 21, more than the {rows} rows of the table"):
         foldflat.compress(_embedding(random_table(20, 6), padding_idx), EmbeddingRecipe(n_subspaces=21))
 
 

@@ -125,9 +125,13 @@ def test_a_saved_table_comes_back_and_the_report_counts_it(table: Tensor, tmp_pa
 
 def test_what_cannot_be_is_refused_with_the_way_out(table: Tensor) -> None:
     """A budget below the windows and labels alone, a keep ratio, a number of subspaces."""
-    least = "the least is 8192, which holds no row yet and loses 100% of the energy"
-    with pytest.raises(BudgetError, match=rf"8000 bytes are too few for a table of 1500 x 24; hint: {least}"):
+    enough = 8192 + 1500 * 2 + 2 * (24 * 2 + 2)
+    message = f"8000 bytes are too few for a table of 1500 x 24; hint: {enough} are enough to keep something of it"
+    with pytest.raises(BudgetError, match=message):
         fit_mixed(table, None, 8000)
+    assert table_error(table, fit_mixed(table, None, enough)).energy_lost < 1
+    with pytest.raises(BudgetError, match="12000 bytes are too few"):
+        fit_mixed(random_table(5000, 1), None, 12_000)
     with pytest.raises(RecipeError, match='"mixed" have any size in bytes; hint: give `budget_bytes`'):
         foldflat.EmbeddingRecipe(keep_ratio=0.3, coefficients="mixed")
     with pytest.raises(RecipeError, match='"mixed" choose their bases'):

@@ -221,7 +221,7 @@ def test_a_budget_below_everything_names_the_smallest_and_what_it_loses(table: T
     """So does an error that nothing keeps to."""
     with pytest.raises(
         BudgetError,
-        match=r"900 bytes are too few for table `` \(700 x 12\): the smallest is svd bfloat16 of rank 1 in 2124 "
+        match=r"900 bytes are too few for the table \(700 x 12\): the smallest is svd bfloat16 of rank 1 in 2124 "
         r"bytes, which loses 6\d\.\d% of the energy\nhint: raise the budget",
     ):
         planned(table, budget_bytes=900, n_subspaces=1)

@@ -12,7 +12,7 @@ from foldflat.cluster.source import RowSource
 from foldflat.embedding.caching import RowCache
 from foldflat.errors import DataError, DenseWeightError
 
-__all__ = ["CompressedEmbedding", "CompressedHead", "check_finite"]
+__all__ = ["CompressedEmbedding", "CompressedHead", "check_finite", "titled"]
 
 
 class CompressedEmbedding(nn.Module):
@@ -197,13 +197,18 @@ class CompressedHead(nn.Module):
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}"
 
 
+def titled(name: str) -> str:
+    """Return what messages call a table; one that is given bare has no name."""
+    return f"table `{name}`" if name else "the table"
+
+
 def check_finite(table: RowSource, name: str, *, first: int = 0, n: int | None = None) -> None:
     """Raise DataError naming the table and the first row where a number is not finite.
 
     Of a part of a table, `first` is the position of its first row among n.
     """
     if table.device.type == "meta":
-        raise DataError(f"table `{name}` is on the meta device, without weights; hint: load them first")
+        raise DataError(f"{titled(name)} is on the meta device, without weights; hint: load them first")
     for part in blocks(table.shape[0], table.shape[1]):
         rows = table[part]
         finite = torch.isfinite(rows)
@@ -211,7 +216,7 @@ def check_finite(table: RowSource, name: str, *, first: int = 0, n: int | None =
             row = int(torch.nonzero(~finite)[0, 0])
             value = rows[row][~finite[row]][0].item()
             raise DataError(
-                f"table `{name}` has {value} in row {first + part.start + row} of {n or table.shape[0]}; "
+                f"{titled(name)} has {value} in row {first + part.start + row} of {n or table.shape[0]}; "
                 "weights must be finite\n"
                 "hint: the training run that wrote it diverged, or the file is damaged; use an earlier checkpoint"
             )

@@ -12,7 +12,7 @@ from torch import Tensor
 from foldflat.cluster.fit import Clustering
 from foldflat.cluster.search import search_subspaces
 from foldflat.cluster.trials import SearchSettings, Trial
-from foldflat.embedding.base import CompressedEmbedding
+from foldflat.embedding.base import CompressedEmbedding, titled
 from foldflat.embedding.baselines import QuantizedEmbedding
 from foldflat.embedding.bounded import RatioSearch, svd_losses
 from foldflat.embedding.error import table_error
@@ -53,6 +53,11 @@ class Table:
     budget_bytes: int | None = None
     counts: Tensor | None = None
 
+    @property
+    def title(self) -> str:
+        """Return what messages call the table."""
+        return titled(self.name)
+
 
 @dataclass
 class Fitted:
@@ -74,6 +79,8 @@ def fit(table: Table, recipe: EmbeddingRecipe, watch: Watch | None = None) -> Fi
         RecipeError: k > n.
     """
     started = time.perf_counter()
+    if len(table.weight) == 1 and table.padding_idx is not None and recipe.method not in FORMATS:
+        raise BudgetError(f"the only row of {table.title} is its padding row, which is kept as it is; hint: exclude it")
     if recipe.method in FORMATS:
         fitted = _fit_format(table, recipe.method)
     elif recipe.coefficients == "mixed":
@@ -95,7 +102,7 @@ def _fit_format(table: Table, name: str) -> Fitted:
     module = QuantizedEmbedding.from_table(table.weight, name, padding_idx=table.padding_idx)
     if table.budget_bytes is not None and module.size_bytes > table.budget_bytes:
         raise BudgetError(
-            f"table `{table.name}` takes {module.size_bytes} bytes in {name}, more than its budget of "
+            f"{table.title} takes {module.size_bytes} bytes in {name}, more than its budget of "
             f"{table.budget_bytes}; hint: raise the budget to that or use method 'subspaces'"
         )
     return Fitted(module, name)
@@ -124,7 +131,7 @@ def settings_for(table: Table, recipe: EmbeddingRecipe, parameters: float | None
     rows = table.weight.shape[0] - (table.padding_idx is not None)
     k = 1 if recipe.method == "svd" else recipe.n_subspaces
     if isinstance(k, int) and k > rows:
-        raise RecipeError(f"`n_subspaces` is {k}, more than the {rows} rows of table `{table.name}`")
+        raise RecipeError(f"`n_subspaces` is {k}, more than the {rows} rows of {table.title}")
     budget = _parameters(table, recipe) if parameters is None else parameters
     _check_smallest(table, recipe, budget, 1 if k == "auto" else k)
     return SearchSettings(
@@ -228,13 +235,13 @@ def _check_smallest(table: Table, recipe: EmbeddingRecipe, parameters: float, k:
     least = (n - padding) * prices.coefficient + k * prices.basis_vector + prices.labels
     least += padding * d * table.weight.element_size()
     way_out = f"the smallest is keep_ratio {total / (n * d):.4g}, or {math.ceil(least)} bytes" + (
-        ", or fewer subspaces" if k > 1 else f"; or exclude `{table.name}`"
+        ", or fewer subspaces" if k > 1 else "; or exclude it"
     )
     if total > n * d:
-        way_out = f"subspaces make this table no smaller; exclude `{table.name}`, or use method 'int8'"
+        way_out = "subspaces make this table no smaller; exclude it, or use method 'int8'"
     asked = "the budget" if table.budget_bytes is not None else f"`keep_ratio` {recipe.asked_keep_ratio}"
     raise BudgetError(
-        f"{asked} leaves {max(0, int(parameters))} parameters for table `{table.name}` ({n} x {d}), too few for "
+        f"{asked} leaves {max(0, int(parameters))} parameters for {table.title} ({n} x {d}), too few for "
         f"rank 1 in {k} subspace{'s' if k > 1 else ''}\n"
         f"hint: {way_out}"
     )
@@ -260,7 +267,7 @@ def _fit_to_error(table: Table, recipe: EmbeddingRecipe, watch: Watch | None) ->
             best.asked = {"max_error": None, "keep_ratio": ratio}
     if best is None:
         raise BudgetError(
-            f"table `{table.name}` loses more than `max_error` {recipe.max_error} of its energy at every keep ratio "
+            f"{table.title} loses more than `max_error` {recipe.max_error} of its energy at every keep ratio "
             f"up to {search.high:.3f}; hint: raise `max_error`, or use method 'int8'"
         )
     return best

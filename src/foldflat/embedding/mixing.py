@@ -14,7 +14,7 @@ from foldflat.embedding.mixed import ClassLayout, MixedEmbedding
 from foldflat.embedding.packed import label_bits
 from foldflat.embedding.splitting import Split, split_rows, weight_classes
 from foldflat.embedding.storage import packed_bytes
-from foldflat.embedding.trellis import WINDOWS, encode, window_values
+from foldflat.embedding.trellis import LEAST_BYTES, WINDOWS, encode, window_values
 from foldflat.errors import BudgetError
 
 __all__ = ["Scheme", "choose_scheme", "coded", "fit_mixed"]
@@ -66,7 +66,7 @@ def fit_mixed(
         watch: called with a line of progress.
 
     Raises:
-        BudgetError: the budget is below the smallest code; the message names it.
+        BudgetError: the budget is too small to keep anything; the message names one that is enough.
     """
     scheme = choose_scheme(table, row_weights, budget_bytes, padding_idx=padding_idx, seed=seed)
     if watch is not None:
@@ -92,7 +92,7 @@ def choose_scheme(
         splits: kept for further budgets of the same rows.
 
     Raises:
-        BudgetError: the budget is below the smallest code; the message names it.
+        BudgetError: the budget is too small to keep anything; the message names one that is enough.
     """
     weights = torch.ones(len(table), dtype=torch.float64) if row_weights is None else row_weights.double().cpu()
     by_weight = weight_classes(weights, padding_idx)
@@ -107,11 +107,13 @@ def choose_scheme(
         if scheme is None or (best is not None and scheme.lost >= best.lost):
             break
         best = scheme
-    if best is None:
-        smallest = _overhead(n, table.shape[1], int(by_weight.max()) + 1, padding_idx, table.element_size())
+    if best is None or (best.lost > 0 and not any(layout.schedule.n_bytes for layout in best.layouts)):
+        d, sizes = table.shape[1], torch.bincount(by_weight[by_weight >= 0])
+        row_bytes = LEAST_BYTES * int(sizes[sizes > 0].min()) * n // len(table)
+        enough = _overhead(n, d, len(sizes), padding_idx, table.element_size()) + row_bytes + 2 * _BYTES * (d + 1)
         raise BudgetError(
-            f"{budget_bytes} bytes are too few for a table of {n} x {table.shape[1]}; hint: the least is {smallest}, "
-            "which holds no row yet and loses 100% of the energy"
+            f"{budget_bytes} bytes are too few for a table of {n} x {d}; hint: {enough} are enough "
+            "to keep something of it"
         )
     return best
 

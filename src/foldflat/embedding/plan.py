@@ -17,7 +17,7 @@ from foldflat.embedding.reasons import reason
 from foldflat.embedding.recipe import EmbeddingRecipe
 from foldflat.embedding.search import Found, search, task_for
 from foldflat.embedding.storage import FORMATS
-from foldflat.errors import FormatVersionError, PlanMismatchError
+from foldflat.errors import BudgetError, FormatVersionError, PlanMismatchError
 from foldflat.model.probe import FoundTable
 from foldflat.model.size import tensor_sha256
 
@@ -174,13 +174,22 @@ def plan_tables(
     before = {table.names[0]: table for table in planned or ()}
     for item in found:
         weight = item.embedding.weight.detach()
-        check_finite(weight, item.name or "table")
+        check_finite(weight, item.name)
         share = weight.numel() * weight.element_size() / total
         # less than a byte for a small table beside large ones is too few, not out of range
         budget = None if recipe.budget_bytes is None else max(1, int(recipe.budget_bytes * share))
         given = row_weights.get(item.name), budget, counts.get(item.name)
         table = Table(item.name, weight, item.embedding.padding_idx, *given)
-        plan.tables.append(_plan_table(item, table, recipe, plan.fits, watch, before.get(item.name)))
+        try:
+            plan.tables.append(_plan_table(item, table, recipe, plan.fits, watch, before.get(item.name)))
+        except BudgetError as error:
+            if budget is None or len(found) == 1:
+                raise
+            message, _, hint = str(error).partition("hint: ")
+            raise BudgetError(
+                f"{message.rstrip('; ').rstrip()}\n{budget} bytes are the part of this table, {share:.1%} of the "
+                f"{recipe.budget_bytes} for {len(found)} tables by size\nhint: {hint}; that is for this table alone"
+            ) from None
     return plan
 
 

@@ -269,7 +269,7 @@ def _mark_front(rows: list[Row]) -> None:
 def _nothing_fits(task: Task, rows: list[Row]) -> str:
     measured = [row for row in rows if row.storable and row.energy_lost is not None and not row.curve]
     n, d = task.table.weight.shape
-    name = f"table `{task.table.name}` ({n} x {d})"
+    name = f"{task.table.title} ({n} x {d})"
     if task.recipe.max_error is not None:
         closest = min(measured, key=lambda row: row.energy_lost or 0.0)
         return (
@@ -280,7 +280,7 @@ def _nothing_fits(task: Task, rows: list[Row]) -> str:
     size, kind, lost = min([_rank_one(task), *(item for item in sizes if item[2] < _EVERYTHING)])
     return (
         f"{task.recipe.budget_bytes} bytes are too few for {name}: the smallest is {kind} in {size} bytes, which loses "
-        f"{lost:.1%} of the energy\nhint: raise the budget to that, or exclude `{task.table.name or 'the table'}`"
+        f"{lost:.1%} of the energy\nhint: raise the budget to that, or exclude it"
     )
 
 

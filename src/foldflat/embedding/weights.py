@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from foldflat.embedding.base import titled
 from foldflat.errors import DataError, ModelNotFoundError, RecipeError
 
 __all__ = ["COUNT_POWER", "TokenCounts", "resolve_row_weights", "weights_and_counts"]
@@ -50,7 +51,7 @@ class TokenCounts:
         beyond = int((self.counts[n:] > 0).sum())
         if beyond:
             raise DataError(
-                f"the texts have {beyond:,} tokens whose id is {n} or more, but table `{name}` has {n} rows; "
+                f"the texts have {beyond:,} tokens whose id is {n} or more, but {titled(name)} has {n} rows; "
                 + _OTHER_VOCABULARY
             )
         counts = torch.zeros(n, dtype=torch.int64)
@@ -67,7 +68,7 @@ class TokenCounts:
             )
         if not 0.9 * n <= len(self.counts) <= 1.1 * n:
             found.append(
-                f"the tokenizer has {len(self.counts):,} tokens, table `{name}` {n:,} rows: is it the model's own?"
+                f"the tokenizer has {len(self.counts):,} tokens, {titled(name)} {n:,} rows: is it the model's own?"
             )
         return found
 
@@ -122,12 +123,12 @@ def _checked(weights: Tensor, n: int, name: str) -> Tensor:
     values = weights.detach().to("cpu", torch.float64)
     if values.shape != (n,):
         raise DataError(
-            f"row weights have shape {tuple(values.shape)}, but table `{name}` has {n} rows; {_OTHER_VOCABULARY}"
+            f"row weights have shape {tuple(values.shape)}, but {titled(name)} has {n} rows; {_OTHER_VOCABULARY}"
         )
     if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
-        raise DataError(f"row weights of table `{name}` must be finite and at least 0")
+        raise DataError(f"row weights of {titled(name)} must be finite and at least 0")
     if not bool((values > 0).any()):
-        raise DataError(f"row weights of table `{name}` are all zero; hint: give at least one row a positive weight")
+        raise DataError(f"row weights of {titled(name)} are all zero; hint: give at least one row a positive weight")
     # a row that never occurs still needs a subspace, and costs parameters there
     return values.clamp_min(_FLOOR * float(values.max()))
 
@@ -150,7 +151,7 @@ def _counts(source: str, n: int, name: str, calibration: Any, vocabulary: dict[s
     beyond = [token for token in known if vocabulary[token] >= n]
     if beyond:
         raise DataError(
-            f"{source!r} counts {beyond[0]!r}, which is row {vocabulary[beyond[0]]}, but table `{name}` has {n} rows; "
+            f"{source!r} counts {beyond[0]!r}, which is row {vocabulary[beyond[0]]}, but {titled(name)} has {n} rows; "
             + _OTHER_VOCABULARY
         )
     counts = torch.zeros(n, dtype=torch.float64)
@@ -197,7 +198,7 @@ def _counts_of_ids(calibration: Any, n: int, name: str) -> Tensor:
         chosen = torch.as_tensor(ids).reshape(-1) if mask is None else torch.as_tensor(ids)[torch.as_tensor(mask) > 0]
         if chosen.numel() and not 0 <= int(chosen.min()) <= int(chosen.max()) < n:
             raise DataError(
-                f"the calibration data has ids from {int(chosen.min())} to {int(chosen.max())}, but table `{name}` has "
+                f"the calibration data has ids from {int(chosen.min())} to {int(chosen.max())}, but {titled(name)} has "
                 f"{n} rows; hint: `include` the table of these ids alone"
             )
         counts += torch.bincount(chosen.cpu(), minlength=n).double()

@@ -51,7 +51,7 @@ def plan_rows(
     weights, counted = weights_and_counts(recipe.row_weights, n, name="table", calibration=counts)
     table = Table("", torch.empty(n, d, dtype=rows.dtype, device="meta"), None, weights, recipe.budget_bytes, counted)
     sample = drawn_sample(rows, weights, recipe.seed)
-    check_finite(sample.rows, "table")
+    check_finite(sample.rows, "")
     task = task_for(table, recipe, watch, sample)
     found = search(task)
     preview = found.preview

@@ -60,7 +60,7 @@ def _check_every_part(part: Part, n: int, team: Team) -> None:
     """Raise DataError on every rank where one has numbers that are not finite."""
     found: DataError | None = None
     try:
-        check_finite(part, "table", first=part.span.start, n=n)
+        check_finite(part, "", first=part.span.start, n=n)
     except DataError as error:
         found = error
     failures = int(team.total(torch.tensor(int(found is not None))))
