@@ -39,7 +39,8 @@ class ProjectiveClustering(TransformerMixin, ClusterMixin, BaseEstimator):  # ty
             subspaces whose rows have no common direction) or "random" (balanced; the paper's).
         n_init: number of starts, as many at a time as torch may use threads; the cheapest is kept.
         n_moves: times that each start may leave a local minimum by moving whole parts of clusters (see
-            `foldflat.cluster.regrouping`). None: 1 for squared distances to subspaces, 0 for other costs.
+            `foldflat.cluster.regrouping`). None: 1 for squared distances to subspaces, 0 for other costs. Nothing is
+            moved where the Gram matrices of 2 k parts would hold over 2^28 numbers (k = 256 at d = 768).
         annealing: number of first steps that draw the subspace of a row at random, at a falling temperature.
         max_iter: steps of each start, without those of `annealing`.
         tol: relative change of the cost at which a start stops.

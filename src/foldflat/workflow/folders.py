@@ -74,8 +74,8 @@ def compress_folder(
     def save(result: Result, origin: Source) -> None:
         if planned is not None:
             note_plan(result, *planned)
-        save_counts(text, counts, result.plan)
         save_folder(result, target, origin, overwrite=overwrite)
+        save_counts(text, counts, result.plan)
 
     if rows is not None and isinstance(recipe, EmbeddingRecipe) and is_streamed(rows, recipe, team):
         table = Source(str(source), "table", torch.empty(rows.shape, device="meta"))

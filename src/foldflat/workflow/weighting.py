@@ -32,7 +32,7 @@ class TextSample:
         counts_file: .npy to save the counts to, one number a row.
 
     Raises:
-        RecipeError: something is given that needs text, without any; or a file that is no .npy.
+        RecipeError: something is given that needs text, without any; a file that is no .npy, or in no folder.
     """
 
     sources: tuple[str, ...] = ()
@@ -53,6 +53,8 @@ class TextSample:
             raise RecipeError(f"{given[0]} is given without text; hint: `--text` with a file or data set")
         if self.counts_file is not None and self.counts_file.suffix != ".npy":
             raise RecipeError(f"the counts file is {str(self.counts_file)!r}; hint: name it .npy")
+        if self.counts_file is not None and not self.counts_file.expanduser().parent.is_dir():
+            raise RecipeError(f"there is no folder for the counts file {str(self.counts_file)!r}; hint: make it first")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +132,7 @@ def save_counts(sample: TextSample, counts: TokenCounts | None, plan: EmbeddingP
     rows = {table.shape[0] for table in plan.tables}
     if len(rows) > 1:
         raise DataError(f"the tables have {sorted(rows)} rows; hint: `--include` one, to save counts for it")
-    file = sample.counts_file
+    file = sample.counts_file.expanduser()
     beside = file.with_name(f".{file.name}.part.npy")
     np.save(beside, counts.for_rows(rows.pop(), plan.tables[0].name).numpy())
     beside.replace(file)
