@@ -14,7 +14,7 @@ from foldflat.embedding import mixing
 from foldflat.embedding.baselines import QuantizedEmbedding
 from foldflat.embedding.error import table_error
 from foldflat.embedding.mixed import ClassLayout, MixedEmbedding
-from foldflat.embedding.mixing import fit_mixed
+from foldflat.embedding.mixing import choose_scheme, coded, fit_mixed
 from foldflat.embedding.recipe import EmbeddingRecipe
 from foldflat.embedding.trellis import window_values
 from foldflat.errors import BudgetError, RecipeError
@@ -153,3 +153,19 @@ def test_rows_of_zeros_stay_zeros() -> None:
     nothing = fit_mixed(torch.zeros(40, 8), None, 9000)
     assert not nothing.to_dense().any()
     assert isinstance(nothing, MixedEmbedding)
+
+
+def test_bases_are_stored_as_what_promises_less_loss() -> None:
+    """At many bits a number float16, at few int8; both keep to the budget and lose what was foreseen."""
+    for (n, d), smaller, dtype in (((2000, 16), 4, torch.float16), ((400, 64), 6, torch.int8)):
+        table = random_table(n, d) * torch.logspace(0, -1, d)
+        energy, budget = float(table.double().square().sum()), table.nbytes // smaller
+        scheme = choose_scheme(table, None, budget)
+        layer = coded(table, scheme, None)
+        assert layer.bases.dtype == scheme.basis_dtype == dtype
+        assert layer.size_bytes <= budget
+        assert table_error(table, layer).energy_lost == pytest.approx(scheme.lost / energy, rel=0.25)
+        twin = MixedEmbedding.from_spec(layer.spec(), dtype=torch.float32, device=None)
+        twin.load_state_dict(layer.state_dict())
+        assert torch.equal(twin.to_dense(), layer.to_dense())
+        assert torch.equal(copy.deepcopy(layer).half().bases, layer.bases)

@@ -143,7 +143,8 @@ class CompressedEmbedding(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self._forget()
-        kept = {name: getattr(self, name) for name in self._codes}
+        codes = {name: getattr(self, name) for name in self._codes}
+        kept = {name: tensor for name, tensor in codes.items() if tensor.is_floating_point()}
         self._buffers.update(dict.fromkeys(kept))
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, tensor in kept.items():

@@ -16,9 +16,12 @@ from foldflat.embedding.packed import PackedEmbedding
 from foldflat.embedding.reading import RowReader
 from foldflat.embedding.trellis import WINDOWS, Schedule, decode
 
-__all__ = ["ClassLayout", "MixedEmbedding", "MixedHead"]
+__all__ = ["BASIS_STEPS", "ClassLayout", "MixedEmbedding", "MixedHead"]
 
 _BLOCK_ELEMENTS = 1 << 18
+
+BASIS_STEPS = 128
+"""What int8 bases are divided by: a power of two, so that it changes no digit."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class MixedEmbedding(PackedEmbedding):
         layouts: one for each class.
         codes: (bytes,) uint8, the codes of the first class row by row, then of the second ..
         scales: float16, of each coded direction of the first class, then of the second ..
-        bases: float16 (ranks together, d), one basis after the other.
+        bases: float16 or int8 (ranks together, d), one basis after the other. Of int8 the largest of a vector is 127:
+            how long the vector is, is in the scales.
         window_values: (4096,) float16.
     """
 
@@ -72,6 +76,7 @@ class MixedEmbedding(PackedEmbedding):
         layouts: Sequence[ClassLayout],
         ranks: Sequence[int],
         *,
+        basis_dtype: torch.dtype = torch.float16,
         padding_idx: int | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
@@ -82,6 +87,7 @@ class MixedEmbedding(PackedEmbedding):
             n, d: shape of the table.
             layouts: of the classes.
             ranks: directions of each basis.
+            basis_dtype: float16 or int8.
             padding_idx: row to keep exactly.
             dtype: type of the returned rows.
         """
@@ -93,7 +99,7 @@ class MixedEmbedding(PackedEmbedding):
         stored = {
             "codes": ((parts["codes"][-1],), torch.uint8),
             "scales": ((parts["scales"][-1],), torch.float16),
-            "bases": ((parts["bases"][-1], d), torch.float16),
+            "bases": ((parts["bases"][-1], d), basis_dtype),
             "window_values": ((WINDOWS,), torch.float16),
         }
         sizes = [layout.size for layout in layouts]
@@ -132,12 +138,17 @@ class MixedEmbedding(PackedEmbedding):
             for run in runs:
                 own, others = slice(ends[run], ends[run + 1]), slice(ends[run] - first, ends[run + 1] - first)
                 if counts[run]:
-                    basis = self._of_class("bases", self._runs[run][1])[: coefficients.shape[1]].float()
+                    basis = self.basis(self._runs[run][1], coefficients.shape[1])
                     # the widest class of a bundle may be of a basis with more directions
                     torch.mm(coefficients[others, : len(basis)], basis, out=found[own])
         rows = found.to(self.anchor.dtype)
         rows[ends[-2] :] = self.fixed.index_select(0, positions[ends[-2] :])
         return rows
+
+    def basis(self, i: int, rank: int | None = None) -> Tensor:
+        """Return the first directions of basis i, (rank, d) in float32."""
+        stored = self._of_class("bases", i)[:rank]
+        return stored.float() if stored.is_floating_point() else stored.float() / BASIS_STEPS
 
     def read(self, i: int, positions: Tensor | slice) -> Tensor:
         """Return coefficients (b, coded) of rows of class i, in units of their scales."""
@@ -159,7 +170,7 @@ class MixedEmbedding(PackedEmbedding):
     def logits(self, hidden: Tensor) -> Tensor:
         """Return (.., n): hidden vectors are taken into each basis, so that no row is multiplied out."""
         flat = hidden.reshape(-1, self.embedding_dim).float()
-        inner = [flat @ self._of_class("bases", i).float().T for i in range(len(self.ranks))]
+        inner = [flat @ self.basis(i).T for i in range(len(self.ranks))]
         parts = [self._logits_of(i, inner[layout.basis]) for i, layout in enumerate(self.layouts)]
         columns = columns_of(self.assignment, self.position, self.sizes)
         found = in_order(chain(*parts, [flat @ self.fixed.float().T]), columns)
@@ -189,6 +200,7 @@ class MixedEmbedding(PackedEmbedding):
             "d": self.embedding_dim,
             "layouts": [asdict(layout) | {"pairs": list(layout.pairs)} for layout in self.layouts],
             "ranks": self.ranks,
+            "basis_dtype": str(self.bases.dtype).removeprefix("torch."),
             "padding_idx": self.padding_idx,
         }
 
@@ -196,8 +208,16 @@ class MixedEmbedding(PackedEmbedding):
     def from_spec(cls, spec: dict[str, Any], *, dtype: torch.dtype, device: torch.device | str | None) -> Self:
         """Return an empty layer of the layout that `spec` describes."""
         layouts = [ClassLayout(item["size"], item["basis"], tuple(item["pairs"])) for item in spec["layouts"]]
-        padding_idx = spec["padding_idx"]
-        return cls(spec["n"], spec["d"], layouts, spec["ranks"], padding_idx=padding_idx, dtype=dtype, device=device)
+        return cls(
+            spec["n"],
+            spec["d"],
+            layouts,
+            spec["ranks"],
+            basis_dtype=getattr(torch, spec.get("basis_dtype", "float16")),
+            padding_idx=spec["padding_idx"],
+            dtype=dtype,
+            device=device,
+        )
 
     @property
     def parameters_stored(self) -> int:

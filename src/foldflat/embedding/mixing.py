@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from foldflat.axes import blocks, compute_dtype
 from foldflat.embedding.bits import RowClass, distortions, pairs_at, spent
-from foldflat.embedding.mixed import ClassLayout, MixedEmbedding
+from foldflat.embedding.mixed import BASIS_STEPS, ClassLayout, MixedEmbedding
 from foldflat.embedding.packed import label_bits
 from foldflat.embedding.splitting import Split, split_rows, weight_classes
 from foldflat.embedding.storage import packed_bytes
@@ -23,6 +23,7 @@ _BASES = (1, 2, 4, 8)
 _BISECTIONS = 40
 _SHARES_OF_RANK = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
 _BYTES = 2
+_BASIS_DTYPES = (torch.float16, torch.int8)
 _LEAST_SCALE = 1e-6
 
 
@@ -34,12 +35,14 @@ class Scheme:
         labels: (n,) class of each row; the padding row's is the last.
         bases: matrices (rank, d) with orthonormal rows, or a row of zeros at the end.
         layouts: of the classes.
+        basis_dtype: how the bases are stored.
         lost: predicted weighted loss.
     """
 
     labels: Tensor
     bases: list[Tensor]
     layouts: list[ClassLayout]
+    basis_dtype: torch.dtype
     lost: float
 
 
@@ -123,8 +126,40 @@ def _scheme(table: Tensor, split: Split, n: int, budget_bytes: int, padding_idx:
     d = table.shape[1]
     overhead = _overhead(n, d, len(split.owners), padding_idx, table.element_size())
     sizes = [max(1, round(size * n / len(table))) for size in split.sizes]
-    found = _cheapest(sizes, split.means, split.moments, split.owners, budget_bytes - overhead, d)
-    return None if found is None else _trimmed(Scheme(split.labels, split.bases, *found))
+    best: Scheme | None = None
+    for dtype in _BASIS_DTYPES:
+        found = _cheapest(sizes, split.means, split.moments, split.owners, budget_bytes - overhead, d * dtype.itemsize)
+        if found is None:
+            continue
+        layouts, lost = found
+        lost += _lost_by_rounding(split, sizes, dtype)
+        if best is None or lost < best.lost:
+            best = Scheme(split.labels, split.bases, layouts, dtype, lost)
+    return None if best is None else _trimmed(best)
+
+
+def _lost_by_rounding(split: Split, sizes: Sequence[int], dtype: torch.dtype) -> float:
+    """Return the weighted loss of directions that are not quite what they were."""
+    off = [
+        (basis - _unit(stored_basis(basis, dtype).to(basis.dtype))).square().sum(1).cpu().numpy()
+        for basis in split.bases
+    ]
+    return sum(
+        size * mean * float(moment @ off[owner])
+        for size, mean, moment, owner in zip(sizes, split.means, split.moments, split.owners, strict=True)
+    )
+
+
+def stored_basis(basis: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a basis (rank, d) as it is stored; of int8 the largest number of each vector is 127."""
+    if dtype.is_floating_point:
+        return basis.to(dtype)
+    largest = basis.abs().amax(1, keepdim=True)
+    return (basis / torch.where(largest > 0, largest, 1.0) * (BASIS_STEPS - 1)).round().to(dtype)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(vectors, dim=1)
 
 
 def _cheapest(
@@ -133,9 +168,13 @@ def _cheapest(
     moments: Sequence[np.ndarray],
     owners: Sequence[int],
     budget: int,
-    d: int,
+    vector_bytes: int,
 ) -> tuple[list[ClassLayout], float] | None:
-    """Return layouts and predicted loss at the best number of directions to keep, None where none fits the budget."""
+    """Return layouts and predicted loss at the best number of directions to keep, None where none fits the budget.
+
+    `vector_bytes` are those of one basis vector.
+    """
+    d = max(len(moment) for moment in moments)
     best: tuple[list[ClassLayout], float] | None = None
     for share in _SHARES_OF_RANK:
         rank = 2 * max(1, math.ceil(share * d / 2))
@@ -143,7 +182,7 @@ def _cheapest(
             RowClass(size, mean, moment[:rank], float(moment[rank:].sum()))
             for size, mean, moment in zip(sizes, means, moments, strict=True)
         ]
-        found = _within(classes, owners, budget, d)
+        found = _within(classes, owners, budget, vector_bytes)
         if found is None:
             continue
         lost = sum(c.size * c.weight * own for c, (_, own) in zip(classes, found, strict=True))
@@ -159,7 +198,7 @@ def _overhead(n: int, d: int, n_classes: int, padding_idx: int | None, itemsize:
 
 
 def _within(
-    classes: Sequence[RowClass], owners: Sequence[int], budget: int, d: int
+    classes: Sequence[RowClass], owners: Sequence[int], budget: int, vector_bytes: int
 ) -> list[tuple[tuple[int, ...], float]] | None:
     """Return bits and loss of each class at the smallest price that keeps to the budget; None where none does."""
 
@@ -167,7 +206,7 @@ def _within(
         found = [pairs_at(row_class, price) for row_class in classes]
         pairs = [bits for bits, _ in found]
         coded = sum(2 * sum(bit > 0 for bit in bits) for bits in pairs)
-        return found, spent(classes, pairs) + _BYTES * (coded + d * sum(_ranks(owners, pairs)))
+        return found, spent(classes, pairs) + _BYTES * coded + vector_bytes * sum(_ranks(owners, pairs))
 
     low, high = 0.0, max(c.weight * float(c.variances.max(initial=0.0)) for c in classes) + np.finfo(float).tiny
     if at(high)[1] > budget:
@@ -197,7 +236,7 @@ def _trimmed(scheme: Scheme) -> Scheme:
     ]
     ranks += [0] * (len(scheme.bases) - len(ranks))
     bases = [basis[:rank] for basis, rank in zip(scheme.bases, ranks, strict=True)]
-    return Scheme(scheme.labels, bases, layouts, scheme.lost)
+    return replace(scheme, bases=bases, layouts=layouts)
 
 
 @torch.no_grad()
@@ -209,30 +248,31 @@ def coded(table: Tensor, scheme: Scheme, padding_idx: int | None) -> MixedEmbedd
         d,
         scheme.layouts,
         [len(basis) for basis in scheme.bases],
+        basis_dtype=scheme.basis_dtype,
         padding_idx=padding_idx,
         dtype=table.dtype,
         device=table.device,
     )
     module.set_labels(scheme.labels)
-    module.bases.copy_(torch.cat(scheme.bases))
+    module.bases.copy_(torch.cat([stored_basis(basis, scheme.basis_dtype) for basis in scheme.bases]))
     module.window_values.copy_(window_values())
     if padding_idx is not None:
         module.fixed.copy_(table[padding_idx : padding_idx + 1])
-    starts = torch.tensor([0, *module.ranks]).cumsum(0).tolist()
+    bases = [module.basis(i).to(compute_dtype(table.dtype)) for i in range(len(module.ranks))]
     for i, layout in enumerate(scheme.layouts):
-        if not layout.schedule.n_bytes:
-            continue
-        basis = module.bases[starts[layout.basis] : starts[layout.basis + 1]]
-        members = torch.nonzero(scheme.labels == i).squeeze(1).to(table.device)
-        _code_class(module, i, table, members, basis.to(compute_dtype(table.dtype)))
+        if layout.schedule.n_bytes:
+            members = torch.nonzero(scheme.labels == i).squeeze(1).to(table.device)
+            _code_class(module, i, table, members, bases[layout.basis])
     return module
 
 
 def _code_class(module: MixedEmbedding, i: int, table: Tensor, members: Tensor, basis: Tensor) -> None:
     """Code the rows of a class, then take the scales that fit the codes best."""
     schedule = module.layouts[i].schedule
+    lengths = basis.norm(dim=1)
+    dual = _dual(_unit(basis))
     coefficients = torch.cat(
-        [table[members[part]].to(basis.dtype) @ basis.T for part in blocks(len(members), len(basis))]
+        [table[members[part]].to(basis.dtype) @ dual.T for part in blocks(len(members), len(basis))]
     )
     deviations = coefficients.square().mean(0).sqrt()
     scales = torch.full_like(deviations, _LEAST_SCALE)
@@ -245,4 +285,14 @@ def _code_class(module: MixedEmbedding, i: int, table: Tensor, members: Tensor, 
         read = module.read(i, part)
         products[0] += (read * coefficients[part][:, schedule.coded]).sum(0, dtype=torch.float64)
         products[1] += read.square().sum(0, dtype=torch.float64)
-    module.fill(i, codes, torch.where(products[1] > 0, products[0] / products[1], 0.0))
+    fitted = torch.where(products[1] > 0, products[0] / products[1], 0.0)
+    module.fill(i, codes, fitted / lengths[schedule.coded].clamp_min(_LEAST_SCALE))
+
+
+def _dual(basis: Tensor) -> Tensor:
+    """Return what gives the coefficients of rows in unit vectors that rounding left nearly orthogonal."""
+    gram = basis @ basis.T
+    # a row of zeros is in a basis of odd rank
+    gram.diagonal().add_((gram.diagonal() == 0).to(gram.dtype))
+    dual: Tensor = torch.linalg.solve(gram, basis)
+    return dual

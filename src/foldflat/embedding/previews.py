@@ -126,6 +126,7 @@ def preview_mixed(
         d,
         scheme.layouts,
         [len(basis) for basis in scheme.bases],
+        basis_dtype=scheme.basis_dtype,
         padding_idx=padding_idx,
         dtype=sample.rows.dtype,
         device="meta",
