@@ -9,9 +9,10 @@ import pytest
 import torch
 from tests.tiny import tiny_model
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 import foldflat
+from foldflat.embedding.training import masters_of, packed_tables
 from foldflat.errors import CheckpointError, PlanMismatchError
 from foldflat.evaluate import load_split
 from foldflat.evaluate.trainer import CompressedTrainer
@@ -24,8 +25,10 @@ def rows(glue_folder: Callable[..., Path], tokenizer: Any) -> Any:
     return load_split(glue_folder("mnli", n=24), "mnli", "train", tokenizer=tokenizer)
 
 
-def trainer(kind: type[Trainer], rows: Any, tokenizer: Any, folder: Path, **settings: Any) -> Trainer:
-    """Return a trainer of a compressed classifier, six steps, a checkpoint at each."""
+def trainer(
+    kind: type[Trainer], rows: Any, tokenizer: Any, folder: Path, *, coefficients: str = "same", **settings: Any
+) -> Trainer:
+    """Return a trainer of a compressed classifier, six steps, a checkpoint at each; integers are trained too."""
     from transformers import DataCollatorWithPadding
 
     arguments = TrainingArguments(
@@ -43,37 +46,50 @@ def trainer(kind: type[Trainer], rows: Any, tokenizer: Any, folder: Path, **sett
         **settings,
     )
     model = tiny_model("distilbert", head="classifier")
-    compressed = foldflat.compress(model, foldflat.EmbeddingRecipe(n_subspaces=2)).model
+    compressed = foldflat.compress(model, foldflat.EmbeddingRecipe(n_subspaces=2, coefficients=coefficients)).model
+    for table in packed_tables(compressed).values():
+        table.unfreeze(coefficients=True)
     collator = DataCollatorWithPadding(tokenizer)
     return kind(model=compressed, args=arguments, train_dataset=rows, eval_dataset=rows, data_collator=collator)
 
 
 def same_weights(one: nn.Module, other: nn.Module) -> bool:
     """Compare bit for bit."""
-    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
-    return all(torch.equal(a, b) for a, b in pairs)
+    return same_tensors(one.state_dict(), other.state_dict())
 
 
-def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(rows: Any, tokenizer: Any, tmp_path: Path) -> None:
+def same_tensors(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Compare bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize("coefficients", ["same", "int4"])
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(
+    coefficients: str, rows: Any, tokenizer: Any, tmp_path: Path
+) -> None:
     """Two of six steps, then a new process' worth of objects, then the other four; Trainer alone refuses."""
-    whole = trainer(CompressedTrainer, rows, tokenizer, tmp_path / "whole")
+    recipe = {"coefficients": coefficients}
+    whole = trainer(CompressedTrainer, rows, tokenizer, tmp_path / "whole", **recipe)
     whole.train()
     for name in ("checkpoint-1", "checkpoint-3", "checkpoint-4", "checkpoint-5", "checkpoint-6"):
         shutil.rmtree(tmp_path / "whole" / name)
-    resumed = trainer(CompressedTrainer, rows, tokenizer, tmp_path / "whole")
+    resumed = trainer(CompressedTrainer, rows, tokenizer, tmp_path / "whole", **recipe)
     resumed.train(resume_from_checkpoint=True)
     assert same_weights(resumed.model, whole.model)
-    plain = trainer(Trainer, rows, tokenizer, tmp_path / "whole")
+    assert same_tensors(masters_of(resumed.model), masters_of(whole.model))
+    plain = trainer(Trainer, rows, tokenizer, tmp_path / "whole", **recipe)
     with pytest.raises(ValueError, match="Can't find a valid checkpoint"):
         plain.train(resume_from_checkpoint=True)
 
 
+@pytest.mark.parametrize("coefficients", ["same", "int4"])
 def test_the_best_checkpoint_comes_back(
-    rows: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    coefficients: str, rows: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With `load_best_model_at_end` the model ends as it was after its best evaluation, not its last."""
     best = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "loss"}
-    run = trainer(CompressedTrainer, rows, tokenizer, tmp_path / "run", greater_is_better=False, **best)
+    settings = best | {"greater_is_better": False, "coefficients": coefficients}
+    run = trainer(CompressedTrainer, rows, tokenizer, tmp_path / "run", **settings)
     evaluate = run.evaluate
 
     def spoiled(*args: Any, **kwargs: Any) -> dict[str, float]:
@@ -82,12 +98,33 @@ def test_the_best_checkpoint_comes_back(
     monkeypatch.setattr(run, "evaluate", spoiled)
     run.train()
     assert Path(run.state.best_model_checkpoint or "").name == "checkpoint-2"
-    second = trainer(CompressedTrainer, rows, tokenizer, tmp_path / "other").model
+    second = trainer(CompressedTrainer, rows, tokenizer, tmp_path / "other", coefficients=coefficients).model
     load_weights(second, tmp_path / "run" / "checkpoint-2")
-    last = trainer(CompressedTrainer, rows, tokenizer, tmp_path / "other").model
+    last = trainer(CompressedTrainer, rows, tokenizer, tmp_path / "other", coefficients=coefficients).model
     load_weights(last, tmp_path / "run" / "checkpoint-6")
     assert same_weights(run.model, second)
     assert not same_weights(run.model, last)
+
+
+def test_a_checkpoint_of_trained_tables_is_a_folder_of_the_usual_format(
+    rows: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    """It loads in the usual way, as the model would be frozen; a run with frozen tables does not go on from it."""
+    run = trainer(CompressedTrainer, rows, tokenizer, tmp_path / "run", coefficients="int4")
+    start = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    run.train()
+    codes = next(name for name in start if name.endswith(".codes"))
+    assert not torch.equal(run.model.state_dict()[codes], start[codes])
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "checkpoint-6")
+    assert same_weights(loaded, run.model)
+    run.save_model(str(tmp_path / "delivered"))
+    assert not (tmp_path / "delivered" / "tables.training.safetensors").exists()
+    shutil.rmtree(tmp_path / "run" / "checkpoint-6")
+    frozen = trainer(CompressedTrainer, rows, tokenizer, tmp_path / "run", coefficients="int4")
+    for table in packed_tables(frozen.model).values():
+        table.freeze()
+    with pytest.raises(PlanMismatchError, match="hint: unfreeze the tables as the run did"):
+        frozen.train(resume_from_checkpoint=True)
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:

@@ -24,6 +24,13 @@ def finetune(
     learning_rate: Annotated[float, typer.Option(help="Peak; warm-up and linear decay around it.")] = 5e-5,
     batch_size: Annotated[int, typer.Option(help="Examples in a step.")] = 32,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 where it is safe.")] = False,
+    tables: Annotated[
+        str,
+        typer.Option(
+            help="What is trained of int8, int4 or mixed coefficients: none, bases (and scales), or all (coefficients "
+            "too where they are integers)."
+        ),
+    ] = "bases",
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -41,6 +48,7 @@ def finetune(
         learning_rate=learning_rate,
         batch_size=batch_size,
         bf16=bf16,
+        tables=tables,
     )
     scores = finetune_folder(
         model, output, task=task, data=data, settings=settings, overwrite=overwrite, progress=not as_json

@@ -12,11 +12,12 @@ from torch import Tensor
 from foldflat.axes import blocks
 from foldflat.embedding.base import CompressedHead
 from foldflat.embedding.lookup import columns_of, in_order, inverse, no_autocast
+from foldflat.embedding.masters import MasterWeights, straight_through
 from foldflat.embedding.packed import PackedEmbedding
 from foldflat.embedding.reading import RowReader
 from foldflat.embedding.trellis import WINDOWS, Schedule, decode
 
-__all__ = ["BASIS_STEPS", "ClassLayout", "MixedEmbedding", "MixedHead"]
+__all__ = ["BASIS_STEPS", "ClassLayout", "MixedEmbedding", "MixedHead", "stored_basis"]
 
 _BLOCK_ELEMENTS = 1 << 18
 
@@ -47,8 +48,9 @@ class ClassLayout:
 class MixedEmbedding(PackedEmbedding):
     """Store row a of class c as a trellis code of its coefficients in a basis V, and return their sum with V.
 
-    Classes differ in their basis, and in the bits that their rows' weight is worth. All numbers are fixed: fine-tuning
-    trains the rest of the network around them.
+    Classes differ in their basis, and in the bits that their rows' weight is worth. `unfreeze` makes bases and scales
+    trainable; codes are fixed, because finding those of new coefficients takes microseconds a number. Rounding to
+    float16 passes gradients on as they come.
 
     Source: transform coding with reverse water-filling (Cover and Thomas, Elements of Information Theory, section
     10.3.3), in one of several bases as in Maalouf et al., ICLR 2021; the bits by class are ours.
@@ -125,29 +127,40 @@ class MixedEmbedding(PackedEmbedding):
         """Return rows (t, d) of ids that are sorted by run, `counts` of each, computed in float32."""
         classes = self.assignment.index_select(0, ids).to(torch.int32)
         positions = self.position.index_select(0, ids)
+        needs_gradients = self._is_training()
         found = torch.empty(len(ids), self.embedding_dim, device=ids.device)
         ends = torch.tensor([0, *counts]).cumsum(0).tolist()
+        bases, scales, parts = self._value("bases"), self._value("scales"), []
         for bundle, group in groupby(range(len(self._runs)), lambda run: self._runs[run][0]):
             runs = list(group)
             first, last = ends[runs[0]], ends[runs[-1] + 1]
             if first == last:
                 continue
             coefficients = self._reader.read(
-                bundle, classes[first:last], positions[first:last], self.codes, self.scales, self.window_values
+                bundle, classes[first:last], positions[first:last], self.codes, scales, self.window_values
             )
             for run in runs:
                 own, others = slice(ends[run], ends[run + 1]), slice(ends[run] - first, ends[run + 1] - first)
-                if counts[run]:
-                    basis = self.basis(self._runs[run][1], coefficients.shape[1])
-                    # the widest class of a bundle may be of a basis with more directions
+                if not counts[run]:
+                    continue
+                basis = self.basis(self._runs[run][1], bases)[: coefficients.shape[1]]
+                # the widest class of a bundle may be of a basis with more directions
+                if needs_gradients:
+                    parts.append(coefficients[others, : len(basis)] @ basis)
+                else:
                     torch.mm(coefficients[others, : len(basis)], basis, out=found[own])
+        if needs_gradients:
+            found = torch.cat([*parts, found[ends[-2] :]])
         rows = found.to(self.anchor.dtype)
         rows[ends[-2] :] = self.fixed.index_select(0, positions[ends[-2] :])
         return rows
 
-    def basis(self, i: int, rank: int | None = None) -> Tensor:
-        """Return the first directions of basis i, (rank, d) in float32."""
-        stored = self._of_class("bases", i)[:rank]
+    def basis(self, i: int, bases: Tensor | None = None) -> Tensor:
+        """Return basis i, (rank, d) in float32, of `bases` where they are at hand."""
+        own = self._of_class("bases", i, self._value("bases") if bases is None else bases)
+        return self._in_units(own)
+
+    def _in_units(self, stored: Tensor) -> Tensor:
         return stored.float() if stored.is_floating_point() else stored.float() / BASIS_STEPS
 
     def read(self, i: int, positions: Tensor | slice) -> Tensor:
@@ -159,29 +172,73 @@ class MixedEmbedding(PackedEmbedding):
 
     def _codes_of(self, i: int) -> Tensor:
         layout = self.layouts[i]
-        return self._of_class("codes", i).view(layout.size, layout.schedule.n_bytes)
+        return self._of_class("codes", i, self.codes).view(layout.size, layout.schedule.n_bytes)
 
-    def _of_class(self, name: str, i: int) -> Tensor:
-        """Return the part of codes, scales or bases that belongs to a class or basis."""
+    def _of_class(self, name: str, i: int, values: Tensor) -> Tensor:
+        """Return the part of `values`, which are codes, scales or bases, that belongs to a class or basis."""
         begin, end = self._parts[name][i : i + 2]
-        part: Tensor = getattr(self, name)[begin:end]
-        return part
+        return values[begin:end]
+
+    def _value(self, name: str) -> Tensor:
+        """Return bases or scales as they are stored, in float32 with a gradient where they are trained."""
+        stored: Tensor = getattr(self, name)
+        if self.masters is None:
+            return stored
+        master, lengths = self.masters.get_parameter(name), self._lengths(self.masters.get_parameter("bases"))
+        with torch.no_grad():
+            packed = self._in_units(self._packed(self.masters)[name])
+        return straight_through(
+            master / lengths[:, None] if name == "bases" else master * lengths[self._directions], packed
+        )
+
+    def _masters(self, coefficients: bool) -> MasterWeights:  # noqa: ARG002 (they are not integers)
+        bases, scales = self.bases.float(), self.scales.float()
+        if not self.bases.is_floating_point():
+            # an ordinary learning rate moves vectors of length 1
+            bases = torch.nn.functional.normalize(bases, dim=1)
+            scales = scales / self._lengths(bases)[self._directions]
+        return MasterWeights({"bases": bases, "scales": scales}, {})
+
+    def _packed(self, masters: MasterWeights) -> dict[str, Tensor]:
+        """Return what stores trained bases and scales."""
+        bases, scales = masters.get_parameter("bases"), masters.get_parameter("scales")
+        lengths = self._lengths(bases)[self._directions]
+        return {"bases": stored_basis(bases, self.bases.dtype), "scales": (scales * lengths).to(self.scales.dtype)}
+
+    @property
+    def _directions(self) -> Tensor:
+        """Return the place among `bases` of the direction of each scale."""
+        starts = self._parts["bases"]
+        places = [starts[layout.basis] + i for layout in self.layouts for i in layout.schedule.coded]
+        return torch.tensor(places, dtype=torch.int64, device=self.scales.device)
+
+    def _lengths(self, bases: Tensor) -> Tensor:
+        """Return what the scales take over from each vector (ranks together,) where bases are int8."""
+        if self.bases.is_floating_point():
+            return bases.new_ones(len(bases))
+        largest = bases.detach().abs().amax(1) * BASIS_STEPS / (BASIS_STEPS - 1)
+        return torch.where(largest > 0, largest, 1.0)
+
+    def _pack(self, masters: MasterWeights) -> None:
+        for name, values in self._packed(masters).items():
+            getattr(self, name).copy_(values)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return (.., n): hidden vectors are taken into each basis, so that no row is multiplied out."""
         flat = hidden.reshape(-1, self.embedding_dim).float()
-        inner = [flat @ self.basis(i).T for i in range(len(self.ranks))]
-        parts = [self._logits_of(i, inner[layout.basis]) for i, layout in enumerate(self.layouts)]
+        bases, scales = self._value("bases"), self._value("scales")
+        inner = [flat @ self.basis(i, bases).T for i in range(len(self.ranks))]
+        parts = [self._logits_of(i, inner[layout.basis], scales) for i, layout in enumerate(self.layouts)]
         columns = columns_of(self.assignment, self.position, self.sizes)
         found = in_order(chain(*parts, [flat @ self.fixed.float().T]), columns)
         return found.view(*hidden.shape[:-1], self.num_embeddings).to(hidden.dtype)
 
-    def _logits_of(self, i: int, inner: Tensor) -> Iterator[Tensor]:
+    def _logits_of(self, i: int, inner: Tensor, scales: Tensor) -> Iterator[Tensor]:
         """Yield the logits (t, block) of blocks of rows of class i, from hidden vectors (t, rank) in its basis."""
         layout = self.layouts[i]
         coded = layout.schedule.coded
         own = inner[:, : len(coded)] if coded == list(range(len(coded))) else inner[:, coded]
-        scaled = own * self._of_class("scales", i).float()
+        scaled = own * self._of_class("scales", i, scales).float()
         # small enough that what each pass leaves is still in the cache for the next
         for part in blocks(layout.size, max(1, len(coded)), elements=_BLOCK_ELEMENTS):
             yield scaled @ self.read(i, part).T
@@ -190,7 +247,7 @@ class MixedEmbedding(PackedEmbedding):
     def fill(self, i: int, codes: Tensor, scales: Tensor) -> None:
         """Set codes (size, n_bytes) and scales (coded,) of class i."""
         self._codes_of(i).copy_(codes)
-        self._of_class("scales", i).copy_(scales)
+        self._of_class("scales", i, self.scales).copy_(scales)
 
     def spec(self) -> dict[str, Any]:
         """Return the layout: shape, classes, ranks of the bases, padding index."""
@@ -228,6 +285,14 @@ class MixedEmbedding(PackedEmbedding):
 
 class MixedHead(CompressedHead):
     """Give the output layer tied to a `MixedEmbedding`."""
+
+
+def stored_basis(basis: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a basis (rank, d) as it is stored; of int8 the largest number of each vector is 127."""
+    if dtype.is_floating_point:
+        return basis.to(dtype)
+    largest = basis.abs().amax(1, keepdim=True)
+    return (basis / torch.where(largest > 0, largest, 1.0) * (BASIS_STEPS - 1)).round().to(dtype)
 
 
 def _ends(sizes: Sequence[int]) -> list[int]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from foldflat.axes import blocks, compute_dtype
 from foldflat.embedding.bits import RowClass, distortions, pairs_at, spent
-from foldflat.embedding.mixed import BASIS_STEPS, ClassLayout, MixedEmbedding
+from foldflat.embedding.mixed import ClassLayout, MixedEmbedding, stored_basis
 from foldflat.embedding.packed import label_bits
 from foldflat.embedding.splitting import Split, split_rows, weight_classes
 from foldflat.embedding.storage import packed_bytes
@@ -148,14 +148,6 @@ def _lost_by_rounding(split: Split, sizes: Sequence[int], dtype: torch.dtype) ->
         size * mean * float(moment @ off[owner])
         for size, mean, moment, owner in zip(sizes, split.means, split.moments, split.owners, strict=True)
     )
-
-
-def stored_basis(basis: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a basis (rank, d) as it is stored; of int8 the largest number of each vector is 127."""
-    if dtype.is_floating_point:
-        return basis.to(dtype)
-    largest = basis.abs().amax(1, keepdim=True)
-    return (basis / torch.where(largest > 0, largest, 1.0) * (BASIS_STEPS - 1)).round().to(dtype)
 
 
 def _unit(vectors: Tensor) -> Tensor:

@@ -5,12 +5,13 @@ from itertools import accumulate
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from foldflat.axes import blocks
 from foldflat.embedding.base import CompressedHead
 from foldflat.embedding.lookup import buckets, columns_of, inverse, no_autocast
+from foldflat.embedding.masters import MasterWeights, bounded, straight_through
 from foldflat.embedding.packed import PackedEmbedding
 from foldflat.embedding.partition import shared_bases
 from foldflat.embedding.storage import Int8Rows, integers, pack, packed_bytes
@@ -23,8 +24,11 @@ _BLOCK_ELEMENTS = 1 << 20
 class QuantizedSubspaceEmbedding(PackedEmbedding):
     """Store row a of cluster i as integers u (rank_i) and return u V_i, where V_i carries the size of a step.
 
-    A step belongs to a direction, so it takes no bytes: it is in the scale of that direction's basis vector. All
-    numbers are fixed: fine-tuning trains the rest of the network around them.
+    A step belongs to a direction, so it takes no bytes: it is in the scale of that direction's basis vector.
+
+    `unfreeze` makes bases trainable, as vectors of length 1 beside the steps, which stay, and coefficients where asked
+    for, in units of rows: an ordinary learning rate moves both. Roundings, of coefficients to steps and of bases to
+    int8, pass gradients on as they come.
 
     Source: Maalouf et al., "Deep Learning Meets Projective Clustering", ICLR 2021; the integers are ours.
 
@@ -36,6 +40,7 @@ class QuantizedSubspaceEmbedding(PackedEmbedding):
     """
 
     method = "subspaces"
+    has_integers = True
     _codes = ("scales",)
     codes: Tensor
     bases: Tensor
@@ -92,10 +97,19 @@ class QuantizedSubspaceEmbedding(PackedEmbedding):
     def basis(self, group: int) -> Tensor:
         """Return a basis (rank, d) in float32, each vector as long as a step of its coefficient."""
         part = slice(self._basis_starts[group], self._basis_starts[group + 1])
-        return self.bases[part].float() * self.scales[part]
+        if self.masters is None:
+            return self.bases[part].float() * self.scales[part]
+        codes, scales = self._encoded(self.masters, part)
+        trained = self.masters.get_parameter("bases")[part] * self.masters.get_buffer("steps")[part]
+        return straight_through(trained, codes.float() * scales)
 
     def read(self, i: int, positions: Tensor | slice) -> Tensor:
         """Return float32 coefficients (b, rank_i), whole numbers of steps, of rows of subspace i."""
+        if self.masters is not None and "coefficients" in self.trained:
+            most = 2 ** (self.bits - 1)
+            trained = self.masters.get_parameter(f"coefficients_{i}")[positions] / self._steps(self.masters, i)
+            levels = bounded(trained, -most, most - 1)
+            return straight_through(levels, levels.round())
         start, rank = self._starts[i], self.ranks[i]
         if self.bits * rank % 8 == 0 and self.bits * start % 8 == 0:
             first, width = packed_bytes(start, self.bits), packed_bytes(rank, self.bits)
@@ -111,6 +125,39 @@ class QuantizedSubspaceEmbedding(PackedEmbedding):
         numbers = start + positions[:, None] * rank + torch.arange(rank, device=device)
         codes: Tensor = (self.codes[numbers >> 1] >> (4 * (numbers & 1))) & 15
         return codes.float() - 8
+
+    def _steps(self, masters: MasterWeights, i: int) -> Tensor:
+        """Return the sizes (rank_i,) of steps of subspace i."""
+        first = self._basis_starts[self.groups[i]]
+        return masters.get_buffer("steps")[first : first + self.ranks[i], 0]
+
+    def _masters(self, coefficients: bool) -> MasterWeights:
+        stored = self.bases.float() * self.scales
+        lengths = torch.linalg.vector_norm(stored, dim=1, keepdim=True)
+        steps = torch.where(lengths > 0, lengths, torch.ones_like(lengths))
+        masters = MasterWeights({"bases": stored / steps}, {"steps": steps})
+        for i in range(len(self.ranks)) if coefficients else ():
+            units = self.read(i, slice(0, self.sizes[i])) * self._steps(masters, i)
+            masters.register_parameter(f"coefficients_{i}", nn.Parameter(units))
+        return masters
+
+    @torch.no_grad()
+    def _encoded(self, masters: MasterWeights, part: slice) -> tuple[Tensor, Tensor]:
+        """Return codes and scales of trained basis vectors; those that no step moved keep the stored ones."""
+        bases, steps = masters.get_parameter("bases")[part], masters.get_buffer("steps")[part]
+        codes, scales = Int8Rows().encode(bases * steps)
+        kept = (bases == self.bases[part].float() * self.scales[part] / steps).all(1, keepdim=True)
+        return torch.where(kept, self.bases[part], codes), torch.where(kept, self.scales[part], scales)
+
+    def _pack(self, masters: MasterWeights) -> None:
+        bases, scales = self._encoded(masters, slice(None))
+        self.bases.copy_(bases)
+        self.scales.copy_(scales)
+        if "coefficients" in self.trained:
+            self.codes.zero_()
+            for i, (size, rank) in enumerate(zip(self.sizes, self.ranks, strict=True)):
+                for part in blocks(size, rank, elements=_BLOCK_ELEMENTS):
+                    self.write(i, part, self.read(i, part))
 
     @torch.no_grad()
     def set_basis(self, group: int, basis: Tensor) -> None:

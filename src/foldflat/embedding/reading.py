@@ -69,13 +69,15 @@ class RowReader:
         Args:
             bundle: number of the bundle.
             classes, positions: (b,) class of each row, and its place within the class.
-            codes, scales: of all classes, one after the other.
+            codes, scales: of all classes, one after the other; what is returned has a gradient where scales have.
             values: (4096,) of the windows.
         """
         tables = self._tables_on(codes.device)[bundle]
         # a scale of zero for directions without bits
         padded = torch.cat([scales.float(), scales.new_zeros(1, dtype=torch.float32)])
         starts = tables.starts.index_select(0, classes) + positions * tables.lengths.index_select(0, classes)
+        if padded.requires_grad:
+            return _read(tables, classes, starts, codes, padded, values)
         found = padded.new_empty(len(classes), self.widths[bundle])
         for part in blocks(len(classes), max(1, self.widths[bundle]), elements=_BLOCK_ELEMENTS):
             found[part] = _read(tables, classes[part], starts[part], codes, padded, values)
@@ -127,6 +129,6 @@ def _read(tables: _Tables, classes: Tensor, starts: Tensor, codes: Tensor, scale
     places = tables.places.index_select(0, classes).add_(first[:, None])
     seconds = None if tables.seconds is None else tables.seconds.index_select(0, classes)
     found = words.reshape(-1).index_select(0, places.view(-1)).view(places.shape)
-    return read_windows(found, tables.shifts.index_select(0, classes), seconds, values).mul_(
-        scales.index_select(0, tables.scales.index_select(0, classes).view(-1)).view(places.shape)
-    )
+    windows = read_windows(found, tables.shifts.index_select(0, classes), seconds, values)
+    own_scales = scales.index_select(0, tables.scales.index_select(0, classes).view(-1)).view(places.shape)
+    return windows * own_scales if own_scales.requires_grad else windows.mul_(own_scales)

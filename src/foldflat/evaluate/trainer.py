@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import Trainer
 from transformers.trainer_callback import ProgressCallback
 
+from foldflat.embedding.training import load_masters, masters_of
 from foldflat.errors import DataError
 from foldflat.model.hub.weights_file import holds_weights, load_weights
 
 __all__ = ["CompressedTrainer", "FiniteTrainer", "LossBar"]
+
+
+_MASTERS = "tables.training.safetensors"
 
 
 class CompressedTrainer(Trainer):
@@ -21,22 +27,40 @@ class CompressedTrainer(Trainer):
 
     Trainer looks for `model.safetensors`, which a compressed model never writes: it would refuse to resume, and with
     `load_best_model_at_end` keep the last weights with a warning only.
+
+    Tables that are trained (`unfreeze`, before the trainer is made) are saved as freezing would store them. Checkpoints
+    also hold what was trained before it is rounded, so that a resumed run ends as an uninterrupted one.
     """
 
     model: Any
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if holds_weights(Path(resume_from_checkpoint)):
-            load_weights(self.model if model is None else model, Path(resume_from_checkpoint))
+            _load(self.model if model is None else model, Path(resume_from_checkpoint))
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
         folder = Path(self.state.best_model_checkpoint or "")
         if holds_weights(folder):
-            load_weights(self.model, folder)
+            _load(self.model, folder)
         else:
             super()._load_best_model()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save as Trainer does; beside a checkpoint, which is an internal call, what tables train."""
+        super().save_model(output_dir, _internal_call)
+        masters = masters_of(self.model)
+        if masters and _internal_call and self.args.should_save:
+            save_file(masters, Path(str(output_dir or self.args.output_dir)) / _MASTERS)
+
+
+def _load(model: nn.Module, folder: Path) -> None:
+    """Fill a model with the weights of a checkpoint; tables in training form go on exactly where they were."""
+    file = folder / _MASTERS
+    masters = load_file(file) if file.is_file() else {}
+    load_weights(model, folder)
+    load_masters(model, masters)
 
 
 class FiniteTrainer(CompressedTrainer):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from foldflat.embedding.training import TRAINABLE, training_tables
 from foldflat.errors import DataError, RecipeError
 from foldflat.evaluate.isolation import attributes_restored, quiet_transformers, random_state_restored
 from foldflat.evaluate.optional import require
@@ -29,6 +30,8 @@ class TrainingSettings:
     `epochs` counts passes over the data and may be a fraction; `max_steps`, where it is not -1, replaces it.
     `learning_rate` is AdamW's peak: it rises over the first `warmup_ratio` of the steps, then falls linearly
     to 0. `bf16` computes under bfloat16 autocast, the weights stay as they are. `max_length` is in tokens.
+    `tables` says what is trained of tables of integer coefficients or trellis codes: "none"; "bases", with their
+    scales; "all", with coefficients where they are integers. Tables of other kinds do not ask.
     """
 
     seed: int = 0
@@ -40,6 +43,7 @@ class TrainingSettings:
     weight_decay: float = 0.01
     bf16: bool = False
     max_length: int = 128
+    tables: str = "bases"
 
     def __post_init__(self) -> None:
         """Raise RecipeError for the first value out of range."""
@@ -51,6 +55,7 @@ class TrainingSettings:
         self._require("warmup_ratio", 0 <= self.warmup_ratio < 1, "at least 0 and below 1")
         self._require("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0")
         self._require("max_length", self.max_length >= _SHORTEST, f"at least {_SHORTEST} tokens")
+        self._require("tables", self.tables in TRAINABLE, f"one of {', '.join(TRAINABLE)}")
 
     def _require(self, name: str, fulfilled: bool, limit: str) -> None:
         if not fulfilled:
@@ -59,11 +64,15 @@ class TrainingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRun:
-    """Report a training run: optimiser steps, wall-clock seconds, mean loss over all steps."""
+    """Report a training run: optimiser steps, wall-clock seconds, mean loss over all steps.
+
+    `tables` are the names of quantised tables with what was trained of them: bases, scales, coefficients.
+    """
 
     steps: int
     seconds: float
     train_loss: float
+    tables: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 def train_classifier(
@@ -72,8 +81,9 @@ def train_classifier(
     """Train `model`, a transformers sequence classifier, on a tokenised data set with `labels`; in place.
 
     Batches are shuffled and padded to their longest text. The model stays on its device and is left in eval
-    mode; parameters that do not require a gradient stay as they are. The same settings, model and machine
-    give the same weights. Nothing is left on disk; `progress` shows a bar with the time left on stderr.
+    mode; parameters that do not require a gradient stay as they are. Quantised tables are unfrozen for the run
+    and stored again after it (`settings.tables`). The same settings, model and machine give the same weights.
+    Nothing is left on disk; `progress` shows a bar with the time left on stderr.
 
     Raises DataError for no rows, texts beyond the model's positions, a tokenizer without a padding token, or
     a loss that becomes NaN or infinite (the model is then unusable); RecipeError where bfloat16 is missing.
@@ -85,16 +95,20 @@ def train_classifier(
         raise DataError(f"training needs a column `labels`; found {', '.join(train_dataset.column_names)}")
     device = next(model.parameters()).device
     try:
-        with tempfile.TemporaryDirectory() as scratch, _nothing_left_on(model):
+        with (
+            tempfile.TemporaryDirectory() as scratch,
+            _nothing_left_on(model),
+            training_tables(model, settings.tables) as tables,
+        ):
             trainer = _trainer(model, train_dataset, collator, _arguments(scratch, device, settings, progress))
             start = time.perf_counter()
             steps, loss, _ = trainer.train()
             seconds = time.perf_counter() - start
+            require_finite(model)
     finally:
         model.zero_grad()
         model.to(device).eval()
-    require_finite(model)
-    return TrainingRun(steps, seconds, loss)
+    return TrainingRun(steps, seconds, loss, tables)
 
 
 @contextlib.contextmanager
