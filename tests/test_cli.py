@@ -227,6 +227,20 @@ def test_finetune_and_evaluate_work_on_a_compressed_folder(model: Path, glue_fol
     assert run_json("evaluate", tuned, *options)["metrics"] == trained["metrics"]
 
 
+def test_finetune_trains_the_coefficients_of_integer_tables(model: Path, glue_folder: Path) -> None:
+    """`--tables all` says what it trained, in JSON and in the card; the folder scores the same when it is read."""
+    small, tuned = model.parent / "small-int4", model.parent / "tuned-int4"
+    run_json("compress", model, "--coefficients", "int4", "-o", small)
+    options = ("--task", "sst2", "--data", glue_folder)
+    rate = ("--max-steps", 3, "--learning-rate", 1e-2)
+    trained = run_json("finetune", small, *options, *rate, "--tables", "all", "-o", tuned)
+    assert list(trained["train"]["tables"].values()) == [["bases", "coefficients"]]
+    assert "word_embeddings` were trained: bases, coefficients." in (tuned / "README.md").read_text()
+    sizes = [run_json("inspect", folder)["tables"][0]["size_bytes"] for folder in (small, tuned)]
+    assert sizes[0] == sizes[1]
+    assert run_json("evaluate", tuned, *options)["metrics"] == trained["metrics"]
+
+
 @pytest.fixture
 def glue_folder(tmp_path: Path) -> Path:
     """Give a folder with a tiny sst2 in the hub's schema."""

@@ -12,6 +12,7 @@ import torch
 from tests.tiny import tiny_model
 from torch import Tensor, nn
 
+import foldflat
 from foldflat.errors import DataError, RecipeError
 from foldflat.evaluate import (
     TrainingSettings,
@@ -123,6 +124,33 @@ def test_frozen_parts_of_a_replaced_embedding_stay(rows: Any, tokenizer: Any) ->
     same = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
     prefix = "distilbert.embeddings.word_embeddings"
     assert same == {f"{prefix}.order", f"{prefix}.frozen"}
+
+
+@pytest.mark.parametrize(
+    ("tables", "trained", "moved"),
+    [
+        ("none", (), set()),
+        ("bases", ("bases",), {"bases", "scales"}),
+        ("all", ("bases", "coefficients"), {"bases", "scales", "codes"}),
+    ],
+)
+def test_quantised_tables_are_trained_as_asked_and_stored_again(
+    tables: str, trained: tuple[str, ...], moved: set[str], mnli: Path, tokenizer: Any
+) -> None:
+    """What is trained is said and has moved; the table has its bytes, no parameters, and nothing else has changed."""
+    recipe = foldflat.EmbeddingRecipe(n_subspaces=2, coefficients="int4")
+    model = foldflat.compress(tiny_model("distilbert", head="classifier"), recipe).model
+    layer = model.get_input_embeddings()
+    before, size = weights(layer), layer.size_bytes
+    settings = TrainingSettings(max_steps=3, learning_rate=0.1, batch_size=8, tables=tables)
+    result = finetune_classifier(model, "mnli", mnli, settings=settings, tokenizer=tokenizer, progress=False)
+    name = "distilbert.embeddings.word_embeddings"
+    assert result.run.tables == ({name: trained} if trained else {})
+    assert {key for key, value in layer.state_dict().items() if not torch.equal(value, before[key])} == moved
+    assert not list(layer.parameters())
+    assert layer.size_bytes == size
+    with pytest.raises(RecipeError, match=r"`tables` is some\nhint: one of none, bases, all"):
+        TrainingSettings(tables="some")
 
 
 def test_the_bar_shows_time_left_and_loss_on_stderr_only(

@@ -130,7 +130,7 @@ def inspection_table(found: dict[str, Any]) -> Table:
 
 
 def scores_table(scores: dict[str, Any]) -> Table:
-    """Return the metrics of one task, with the share of the commonest label beside them."""
+    """Return the metrics of one task, the share of the commonest label, and what was trained of quantised tables."""
     view = Table(title=f"{scores['model']} on {scores['task']}, {scores['split']} ({scores['examples']:,} examples)")
     view.add_column("metric")
     view.add_column("value", justify="right")
@@ -138,6 +138,9 @@ def scores_table(scores: dict[str, Any]) -> Table:
         view.add_row(name, f"{value:.4f}")
     if scores["majority_baseline"] is not None:
         view.add_row("[dim]accuracy of the commonest label[/dim]", f"{scores['majority_baseline']:.4f}")
+    trained = scores.get("train", {}).get("tables", {})
+    if trained:
+        view.caption = "\n".join(f"trained of {name}: {', '.join(parts)}" for name, parts in trained.items())
     return view
 
 

@@ -56,6 +56,10 @@ def evaluate_folder(
 def _card(title: str, scores: dict[str, Any]) -> str:
     metrics = "\n".join(f"| {name} | {value:.4f} |" for name, value in scores["metrics"].items())
     settings = ", ".join(f"{name} {value}" for name, value in scores["settings"].items())
+    trained = "".join(
+        f"\nOf the table `{name}` were trained: {', '.join(parts)}.\n"
+        for name, parts in scores["train"]["tables"].items()
+    )
     return f"""# {title}
 
 {scores["model"]} fine-tuned on {scores["task"]}; {scores["examples"]} examples of split {scores["split"]}.
@@ -65,4 +69,4 @@ def _card(title: str, scores: dict[str, Any]) -> str:
 {metrics}
 
 {scores["train"]["steps"]} steps; {settings}.
-"""
+{trained}"""
