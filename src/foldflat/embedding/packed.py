@@ -35,6 +35,7 @@ class PackedEmbedding(CompressedEmbedding):
 
     has_integers = False
     masters: MasterWeights | None
+    codes: Tensor
     labels: Tensor
     fixed: Tensor
     assignment: Tensor
