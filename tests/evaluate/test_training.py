@@ -142,7 +142,7 @@ def test_quantised_tables_are_trained_as_asked_and_stored_again(
     model = foldflat.compress(tiny_model("distilbert", head="classifier"), recipe).model
     layer = model.get_input_embeddings()
     before, size = weights(layer), layer.size_bytes
-    settings = TrainingSettings(max_steps=3, learning_rate=0.1, batch_size=8, tables=tables)
+    settings = TrainingSettings(max_steps=3, learning_rate=1e-2, batch_size=8, tables=tables)
     result = finetune_classifier(model, "mnli", mnli, settings=settings, tokenizer=tokenizer, progress=False)
     name = "distilbert.embeddings.word_embeddings"
     assert result.run.tables == ({name: trained} if trained else {})

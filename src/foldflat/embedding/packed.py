@@ -74,7 +74,7 @@ class PackedEmbedding(CompressedEmbedding):
         self.register_module("masters", None)
 
     def unfreeze(self, *, coefficients: bool = False) -> Self:
-        """Make bases and scales parameters, float32 and of the size of rows, until `freeze`; return self.
+        """Make bases and scales parameters, in float32, until `freeze`; return self.
 
         An optimiser has to be made after it. The padding row and the classes of rows stay as they are.
 

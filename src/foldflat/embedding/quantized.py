@@ -16,9 +16,13 @@ from foldflat.embedding.packed import PackedEmbedding
 from foldflat.embedding.partition import shared_bases
 from foldflat.embedding.storage import Int8Rows, integers, pack, packed_bytes
 
-__all__ = ["QuantizedSubspaceEmbedding", "QuantizedSubspaceHead"]
+__all__ = ["STEP", "QuantizedSubspaceEmbedding", "QuantizedSubspaceHead"]
 
 _BLOCK_ELEMENTS = 1 << 20
+
+STEP = 1e-3
+"""What a step of a coefficient is to optimisers: AdamW at a rate of 1e-4 then crosses it in some tens of updates. The
+length that a step of 4 bits has in rows is some hundred times more, and would never be crossed."""
 
 
 class QuantizedSubspaceEmbedding(PackedEmbedding):
@@ -27,8 +31,8 @@ class QuantizedSubspaceEmbedding(PackedEmbedding):
     A step belongs to a direction, so it takes no bytes: it is in the scale of that direction's basis vector.
 
     `unfreeze` makes bases trainable, as vectors of length 1 beside the steps, which stay, and coefficients where asked
-    for, in units of rows: an ordinary learning rate moves both. Roundings, of coefficients to steps and of bases to
-    int8, pass gradients on as they come.
+    for, in units of which a step is `STEP`: the learning rates of networks move both. Roundings, of coefficients to
+    steps and of bases to int8, pass gradients on as they come.
 
     Source: Maalouf et al., "Deep Learning Meets Projective Clustering", ICLR 2021; the integers are ours.
 
@@ -107,7 +111,7 @@ class QuantizedSubspaceEmbedding(PackedEmbedding):
         """Return float32 coefficients (b, rank_i), whole numbers of steps, of rows of subspace i."""
         if self.masters is not None and "coefficients" in self.trained:
             most = 2 ** (self.bits - 1)
-            trained = self.masters.get_parameter(f"coefficients_{i}")[positions] / self._steps(self.masters, i)
+            trained = self.masters.get_parameter(f"coefficients_{i}")[positions] / STEP
             levels = bounded(trained, -most, most - 1)
             return straight_through(levels, levels.round())
         start, rank = self._starts[i], self.ranks[i]
@@ -126,18 +130,13 @@ class QuantizedSubspaceEmbedding(PackedEmbedding):
         codes: Tensor = (self.codes[numbers >> 1] >> (4 * (numbers & 1))) & 15
         return codes.float() - 8
 
-    def _steps(self, masters: MasterWeights, i: int) -> Tensor:
-        """Return the sizes (rank_i,) of steps of subspace i."""
-        first = self._basis_starts[self.groups[i]]
-        return masters.get_buffer("steps")[first : first + self.ranks[i], 0]
-
     def _masters(self, coefficients: bool) -> MasterWeights:
         stored = self.bases.float() * self.scales
         lengths = torch.linalg.vector_norm(stored, dim=1, keepdim=True)
         steps = torch.where(lengths > 0, lengths, torch.ones_like(lengths))
         masters = MasterWeights({"bases": stored / steps}, {"steps": steps})
         for i in range(len(self.ranks)) if coefficients else ():
-            units = self.read(i, slice(0, self.sizes[i])) * self._steps(masters, i)
+            units = self.read(i, slice(0, self.sizes[i])) * STEP
             masters.register_parameter(f"coefficients_{i}", nn.Parameter(units))
         return masters
 
