@@ -80,14 +80,17 @@ def filters(path: Path) -> None:
 def rates(path: Path) -> None:
     """Draw the energy lost by counts against how many times smaller a table is, a panel for each table."""
     stored = {name: title for name, title in rates_tables.NAMES.items() if rates_tables.cells(name)}
-    figure = Figure(figsize=(10, 3.2 * -(-len(stored) // 2)), layout="constrained")
+    figure = Figure(figsize=(10, 3.2 * -(-len(stored) // 2) + 0.8), layout="constrained")
+    colours = dict(zip(rates_tables.LABELS, mpl.colormaps["tab20"].colors, strict=False))
+    lines: dict[str, Any] = {}
     for axes, (name, title) in zip(figure.subplots(-(-len(stored) // 2), 2).flat, stored.items(), strict=False):
         for method, label in rates_tables.LABELS.items():
             own = [cell for cell in rates_tables.cells(name) if rates_tables.method_of(cell) == method]
             if own:
                 points = [(cell["ratio"], 100 * cell["energy_lost_by_counts"]) for cell in own]
-                style = {"linewidth": 2.0} if method.startswith("mixed") else {"linewidth": 0.8}
-                axes.plot(*zip(*points, strict=True), "o-", markersize=3, label=label.replace("*", ""), **style)
+                width = 2.4 if method.startswith("mixed") else 0.8
+                style = {"color": colours[method], "linewidth": width, "markersize": 3}
+                (lines[label.replace("*", "")],) = axes.plot(*zip(*points, strict=True), "o-", **style)
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xticks(rates_tables.RATIOS, [str(ratio) for ratio in rates_tables.RATIOS])
@@ -96,7 +99,7 @@ def rates(path: Path) -> None:
         axes.set_xlabel("times smaller")
         axes.set_ylabel("energy lost by counts, %")
         axes.grid(visible=True, linewidth=0.3)
-    figure.axes[0].legend(frameon=False, fontsize=6)
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     figure.savefig(path, metadata={"Date": None, "Creator": None})
 
 

@@ -16,6 +16,7 @@ from foldflat.embedding.error import table_error
 from foldflat.embedding.mixed import ClassLayout, MixedEmbedding
 from foldflat.embedding.mixing import choose_scheme, coded, fit_mixed
 from foldflat.embedding.recipe import EmbeddingRecipe
+from foldflat.embedding.splitting import row_classes
 from foldflat.embedding.trellis import window_values
 from foldflat.errors import BudgetError, RecipeError
 
@@ -169,3 +170,28 @@ def test_bases_are_stored_as_what_promises_less_loss() -> None:
         twin.load_state_dict(layer.state_dict())
         assert torch.equal(twin.to_dense(), layer.to_dense())
         assert torch.equal(copy.deepcopy(layer).half().bases, layer.bases)
+
+
+def test_rows_of_more_energy_are_a_class_of_their_own() -> None:
+    """Of 2,000 rows half are four times as long: each has its classes, and all lose as if they were alike."""
+    lengths = torch.where(torch.arange(2000) % 2 == 0, 4.0, 1.0)
+    alike = random_table(2000, 16)
+    table = alike * lengths[:, None]
+    layer = fit_mixed(table, None, table.nbytes // 4)
+    mistaken = torch.isin(layer.assignment[::2], layer.assignment[1::2].unique())
+    assert mistaken.double().mean() < 0.01
+    other = fit_mixed(alike, None, table.nbytes // 4)
+    assert table_error(table, layer).energy_lost < 1.3 * table_error(alike, other).energy_lost
+
+
+def test_a_class_has_enough_rows_for_its_scales() -> None:
+    """Rows of every energy and weight make classes of 64 rows or more, unless their weight has no more of them."""
+    table = random_table(3000, 8) * torch.logspace(0, -3, 3000)[:, None]
+    weights = torch.where(torch.arange(3000) % 300 == 0, 64.0, 1.0).double()
+    classes = row_classes(table, weights, padding_idx=3)
+    assert classes[3] == -1
+    sizes = torch.bincount(classes[classes >= 0])
+    least, second = sizes.sort().values[:2].tolist()
+    assert least == 10
+    assert second >= 64
+    assert len(sizes) > 3

@@ -12,7 +12,7 @@ from foldflat.axes import blocks, compute_dtype
 from foldflat.embedding.bits import RowClass, distortions, pairs_at, spent
 from foldflat.embedding.mixed import ClassLayout, MixedEmbedding, stored_basis
 from foldflat.embedding.packed import label_bits
-from foldflat.embedding.splitting import Split, split_rows, weight_classes
+from foldflat.embedding.splitting import MOST_CLASSES, Split, row_classes, split_rows
 from foldflat.embedding.storage import packed_bytes
 from foldflat.embedding.trellis import LEAST_BYTES, WINDOWS, encode, window_values
 from foldflat.errors import BudgetError
@@ -98,20 +98,20 @@ def choose_scheme(
         BudgetError: the budget is too small to keep anything; the message names one that is enough.
     """
     weights = torch.ones(len(table), dtype=torch.float64) if row_weights is None else row_weights.double().cpu()
-    by_weight = weight_classes(weights, padding_idx)
+    alike = row_classes(table, weights, padding_idx)
     n, splits = n or len(table), {} if splits is None else splits
     best: Scheme | None = None
     for k in _BASES:
-        if 2 * k * table.shape[1] > len(table) and k > 1:
+        if k > 1 and (2 * k * table.shape[1] > len(table) or k * (int(alike.max()) + 1) > MOST_CLASSES):
             break
         if k not in splits:
-            splits[k] = split_rows(table, weights, by_weight, k, seed)
+            splits[k] = split_rows(table, weights, alike, k, seed)
         scheme = _scheme(table, splits[k], n, budget_bytes, padding_idx)
         if scheme is None or (best is not None and scheme.lost >= best.lost):
             break
         best = scheme
     if best is None or (best.lost > 0 and not any(layout.schedule.n_bytes for layout in best.layouts)):
-        d, sizes = table.shape[1], torch.bincount(by_weight[by_weight >= 0])
+        d, sizes = table.shape[1], torch.bincount(alike[alike >= 0])
         row_bytes = LEAST_BYTES * int(sizes[sizes > 0].min()) * n // len(table)
         enough = _overhead(n, d, len(sizes), padding_idx, table.element_size()) + row_bytes + 2 * _BYTES * (d + 1)
         raise BudgetError(

@@ -12,10 +12,23 @@ from foldflat.cluster.fit import fit_table
 from foldflat.cluster.rows import every_row
 from foldflat.cluster.subspace import eigenbasis, gram_matrix, members_by_label
 
-__all__ = ["Split", "split_rows", "weight_classes"]
+__all__ = ["MOST_CLASSES", "Split", "row_classes", "split_rows"]
 
 _WEIGHT_CLASSES = 15
+_ENERGY_CLASSES = 4
+_USUAL = 0.999
+"""Share of the rows that have no more energy than the first class of those."""
+
+_LABEL_BITS = 2
+"""What it takes to say which of four classes a row is of."""
+
+_ROWS_FOR_ENERGY = 16
+_LEAST_ROWS = 64
+"""Scales of a class take as many bytes as a few dozen rows."""
+
 _FIT_STEPS = 20
+MOST_CLASSES = 255
+"""As many as a byte tells apart, and the padding row."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +52,13 @@ class Split:
     means: list[float]
 
 
-def weight_classes(weights: Tensor, padding_idx: int | None) -> Tensor:
-    """Return (n,) classes of rows whose weights are alike, the heaviest first; -1 for the padding row."""
-    logs = weights.log2()
-    spread = float(logs.max() - logs.min())
-    step = max(1.0, spread / _WEIGHT_CLASSES)
-    classes = ((logs.max() - logs) / step).floor().long()
+def row_classes(table: Tensor, weights: Tensor, padding_idx: int | None) -> Tensor:
+    """Return (n,) classes of rows alike in weight, the heaviest first, and in energy; -1 for the padding row.
+
+    Rows of much more energy than others would need values beyond those of the code, and deserve more bits.
+    """
+    classes = _weight_classes(weights) * (_ENERGY_CLASSES + 1) + _energy_classes(table, padding_idx)
+    classes = _without_small(classes, padding_idx)
     if padding_idx is not None:
         classes[padding_idx] = -1
     used, labels = torch.unique(classes, return_inverse=True)
@@ -52,11 +66,53 @@ def weight_classes(weights: Tensor, padding_idx: int | None) -> Tensor:
     return found
 
 
-def split_rows(table: Tensor, weights: Tensor, by_weight: Tensor, k: int, seed: int) -> Split:
-    """Return the rows split between k bases and classes of weight."""
+def _weight_classes(weights: Tensor) -> Tensor:
+    logs = weights.log2()
+    spread = float(logs.max() - logs.min())
+    step = max(1.0, spread / _WEIGHT_CLASSES)
+    return ((logs.max() - logs) / step).floor().long()
+
+
+def _energy_classes(table: Tensor, padding_idx: int | None) -> Tensor:
+    """Return 0 for the few rows of most energy, then a number for each half of it, up to four."""
+    n, d = table.shape
+    logs = torch.cat([table[part].double().square().mean(1).cpu() for part in blocks(n, d)]).log2()
+    present = torch.ones(n, dtype=torch.bool)
+    if padding_idx is not None:
+        present[padding_idx] = False
+    present &= logs.isfinite()
+    ordered = logs[present].sort().values
+    # rows as long as their mean takes this many bits more than rows as long as they are
+    saved = d / 2 * float(ordered.exp2().mean().log2() - ordered.mean()) if len(ordered) else 0.0
+    if n < _ROWS_FOR_ENERGY * d or saved < _LABEL_BITS:
+        return torch.zeros(n, dtype=torch.int64)
+    usual = ordered[int(_USUAL * (len(ordered) - 1))]
+    return (usual - logs).floor().clamp(-1, _ENERGY_CLASSES - 1).nan_to_num(_ENERGY_CLASSES - 1).long() + 1
+
+
+def _without_small(classes: Tensor, padding_idx: int | None) -> Tensor:
+    """Return the classes with those of few rows joined to the next of the same weight, or to the one before."""
+    counted = classes if padding_idx is None else classes[torch.arange(len(classes)) != padding_idx]
+    numbers, sizes = torch.unique(counted, return_counts=True)
+    joined: dict[int, int] = {}
+    kept: list[int] = []
+    rows = 0
+    for number, size in zip(numbers.tolist(), sizes.tolist(), strict=True):
+        if kept and (rows >= _LEAST_ROWS or number // (_ENERGY_CLASSES + 1) != kept[-1] // (_ENERGY_CLASSES + 1)):
+            rows = 0
+        if not rows:
+            kept.append(number)
+        joined[number] = kept[-1]
+        rows += size
+    places = torch.tensor([joined.get(number, 0) for number in range(int(classes.max()) + 1)])
+    return places[classes]
+
+
+def split_rows(table: Tensor, weights: Tensor, alike: Tensor, k: int, seed: int) -> Split:
+    """Return the rows split between k bases and classes `alike` in weight and energy."""
     n, d = table.shape
     device = table.device
-    present = by_weight >= 0
+    present = alike >= 0
     owner = torch.zeros(n, dtype=torch.int64, device=device)
     rows = every_row(table, torch.where(present, weights, 0.0))
     if k > 1:
@@ -64,13 +120,13 @@ def split_rows(table: Tensor, weights: Tensor, by_weight: Tensor, k: int, seed: 
             table, rows.weights, n_subspaces=k, rank=max(1, d // 4), seed=seed, max_iter=_FIT_STEPS
         ).labels
     bases = [_even(eigenbasis(gram_matrix(rows, members))[1]) for members in members_by_label(owner, k)]
-    n_weights = int(by_weight.max()) + 1
-    labels = torch.where(present, owner.cpu() * n_weights + by_weight, k * n_weights)
+    n_classes = int(alike.max()) + 1
+    labels = torch.where(present, owner.cpu() * n_classes + alike, k * n_classes)
     used = torch.unique(labels[present])
-    numbers = torch.full((k * n_weights + 1,), len(used))
+    numbers = torch.full((k * n_classes + 1,), len(used))
     numbers[used] = torch.arange(len(used))
     labels = numbers[labels]
-    owners = [int(label) // n_weights for label in used]
+    owners = [int(label) // n_classes for label in used]
     moments = _moments(table, labels, bases, owners)
     sizes = torch.bincount(labels, minlength=len(used))[: len(used)].tolist()
     means = [float(weights[labels == i].mean()) for i in range(len(used))]

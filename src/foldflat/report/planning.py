@@ -1,6 +1,7 @@
 """What a search tried, as a table and as a picture that needs no library."""
 
 import math
+import textwrap
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -9,12 +10,15 @@ from rich.table import Table
 
 __all__ = ["candidates_table", "picture", "unmeasured"]
 
-_WIDTH, _HEIGHT = 760, 480
-_LEFT, _RIGHT, _TOP, _BOTTOM = 90, 150, 40, 60
+_WIDTH, _HEIGHT = 760, 528
+_LEFT, _RIGHT, _TOP, _BOTTOM = 90, 150, 88, 60
 _LEAST = 1e-6
 _NOTICED = 1e-2
 _COLOURS = {"stored": "#1f6fb4", "rival": "#b4641f", "winner": "#1a7f37", "line": "#888888", "text": "#222222"}
 _FINE = (1, 2, 5)
+_LINE, _LETTER = 16, 6.5
+_CHARACTERS, _LINES = 110, 3
+_BESIDE = ((9, -5), (9, 14), (9, -19), (9, 28))
 
 
 def candidates_table(table: dict[str, Any]) -> Table:
@@ -83,14 +87,17 @@ def picture(table: dict[str, Any]) -> str:
     )
     ET.SubElement(svg, "title").text = f"Ways to store {table['name']}"
     ET.SubElement(svg, "rect", width="100%", height="100%", fill="white")
-    _text(svg, _LEFT, _TOP - 16, f"{table['name']}: {table['reason'].split('. ')[0].rstrip('.')}", size=13)
+    heading = f"{table['name']}: {table['reason'].split('. ')[0].rstrip('.')}"
+    for i, words in enumerate(textwrap.wrap(heading, _CHARACTERS, max_lines=_LINES, placeholder=" ..")):
+        _text(svg, 8, (i + 1) * _LINE + 4, words, size=13)
     axes.draw(svg)
     front = [axes.place(row) for row in rows if row["front"]]
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in front)
     line = {"stroke-width": "1.5", "stroke-dasharray": "4 3"}
     ET.SubElement(svg, "polyline", points=points, fill="none", stroke=_COLOURS["line"], attrib=line)
+    labels: list[tuple[float, float, float]] = []
     for row in rows:
-        _mark(svg, row, axes.place(row), is_winner=row["name"] == table["winner"])
+        _mark(svg, row, axes.place(row), labels, is_winner=row["name"] == table["winner"])
     ET.indent(svg)
     return ET.tostring(svg, encoding="unicode") + "\n"
 
@@ -114,9 +121,9 @@ class _Axes:
         for value in _ticks(*self.y):
             y = self._down(value)
             _line(svg, _LEFT, y, right, y)
-            _text(svg, _LEFT - 8, y + 4, f"{value:.2g}" if value < 1e-3 else f"{value:.1%}", anchor="end")
+            _text(svg, _LEFT - 8, y + 4, f"{100 * value:g}%", anchor="end")
         _text(svg, (_LEFT + right) / 2, _HEIGHT - 16, "bytes, all that is stored", anchor="middle")
-        _text(svg, 8, _TOP - 16, "energy lost")
+        _text(svg, 8, _TOP - 14, "energy lost")
 
     def _across(self, size: float) -> float:
         return _LEFT + (math.log10(size) - self.x[0]) / (self.x[1] - self.x[0]) * (_WIDTH - _LEFT - _RIGHT)
@@ -139,7 +146,14 @@ def _short(size: float) -> str:
     return f"{size:g} B"
 
 
-def _mark(svg: ET.Element, row: dict[str, Any], place: tuple[float, float], *, is_winner: bool) -> None:
+def _mark(
+    svg: ET.Element,
+    row: dict[str, Any],
+    place: tuple[float, float],
+    labels: list[tuple[float, float, float]],
+    *,
+    is_winner: bool,
+) -> None:
     colour = _COLOURS["winner" if is_winner else "stored" if row["storable"] else "rival"]
     x, y = place
     radius = "6" if is_winner else "2.5" if row["curve"] else "4"
@@ -148,7 +162,22 @@ def _mark(svg: ET.Element, row: dict[str, Any], place: tuple[float, float], *, i
         svg, "circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=radius, fill=fill, stroke=colour, attrib={"stroke-width": "2"}
     )
     if not row["curve"]:
-        _text(svg, x + 9, y - 5, row["name"], colour=colour)
+        labels.append(_free((x, y), row["name"], labels))
+        _text(svg, *labels[-1][:2], row["name"], colour=colour)
+
+
+def _free(
+    place: tuple[float, float], words: str, taken: list[tuple[float, float, float]]
+) -> tuple[float, float, float]:
+    """Return where a label begins and its width: the first place beside a mark where no other label is."""
+    width = _LETTER * len(words)
+    places = [(place[0] + right, place[1] + down, width) for right, down in _BESIDE]
+    apart = (
+        (x, y, w)
+        for x, y, w in places
+        if all(abs(y - b) >= _LINE - 3 or x + w < a or a + other < x for a, b, other in taken)
+    )
+    return next(apart, places[0])
 
 
 def _line(svg: ET.Element, x1: float, y1: float, x2: float, y2: float) -> None:
