@@ -159,7 +159,11 @@ BAD: list[tuple[tuple[str, ...], int, str]] = [
     (("--text", "{dir}/one.txt", "--row-weights", "{dir}/short.npy"), 2, "row weights are .*short.npy; hint"),
     (("--text", "{dir}/one.txt", "--tokenizer", "{dir}/larger"), 1, "tokens whose id is 300 or more.*another model"),
     (("--text", "{dir}/one.txt", "--save-counts", "{dir}/c.json"), 2, "name it .npy"),
-    (("--text", "{dir}/one.txt", "--save-counts", "{dir}/none/c.npy"), 2, "there is no folder for the counts file"),
+    (
+        ("--text", "{dir}/one.txt", "--save-counts", "{dir}/none/c.npy"),
+        2,
+        "the counts file is to be written, but folder",
+    ),
     (("--save-counts", "{dir}/c.npy"), 2, "--save-counts is given without text"),
     (("--text-column", "body"), 2, "--text-column is given without text"),
     (("--row-weights", "{dir}/short.npy"), 1, r"shape \(5,\), but table .* has 300 rows; hint: .*another model"),

@@ -54,7 +54,10 @@ class TextSample:
         if self.counts_file is not None and self.counts_file.suffix != ".npy":
             raise RecipeError(f"the counts file is {str(self.counts_file)!r}; hint: name it .npy")
         if self.counts_file is not None and not self.counts_file.expanduser().parent.is_dir():
-            raise RecipeError(f"there is no folder for the counts file {str(self.counts_file)!r}; hint: make it first")
+            folder = self.counts_file.parent
+            raise RecipeError(
+                f"the counts file is to be written, but folder {folder} does not exist; hint: make it first"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
