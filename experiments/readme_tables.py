@@ -16,7 +16,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from filters.tables import at_equal_macs, comparison, largest, networks, shares
 from quality.tables import quality
-from rates.tables import fewer_bytes, rates
+from rates.tables import fewer_bytes, look_ups, rates
 from shared import ROOT, read_json
 
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "experiments" / "filters" / "README.md")
@@ -262,6 +262,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sampled": sampled,
     "rates": rates,
     "fewer-bytes": fewer_bytes,
+    "look-ups": look_ups,
     "quality": quality,
 }
 

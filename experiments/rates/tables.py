@@ -1,4 +1,4 @@
-"""Tables of what is left at each size, and of the bytes that trellis codes need for a rival's error, from the JSON."""
+"""Tables of docs/bytes.md: what is left at each size, bytes for a rival's error, the time of look-ups; from the JSON."""
 
 import math
 import re
@@ -113,3 +113,21 @@ def _fewer(ours: list[dict[str, Any]], rival: dict[str, Any]) -> float | None:
             needed = large["bytes"] * (small["bytes"] / large["bytes"]) ** share
             return float(1 - needed / rival["bytes"])
     return None
+
+
+def look_ups() -> str:
+    """Return the time of look-ups and heads of each layout, over torch's int8 gather and the dense product."""
+    found = read_json(ROOT / "benchmarks" / "results" / "lookup_processor.json")
+    lines = [
+        "| 250,002 x 768 as | times smaller | 16 tokens | 4,096 tokens | with 32,768 rows kept | head of 16 vectors |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, layout in found["layouts"].items():
+        times = layout["look_ups"]
+        few, many = times["zipf 16"], times["zipf 4096"]
+        lines.append(
+            f"| {name} | {layout['smaller']:.1f} | {few['milliseconds']:.2g} ms | {many['milliseconds']:.2g} ms, "
+            f"{many['ratio']:.1f} x | {times['zipf 4096, 32768 rows kept']['ratio']:.1f} x | "
+            f"{layout['head']['ratio']:.2g} x |"
+        )
+    return "\n".join(lines)
