@@ -1,4 +1,4 @@
-"""Tables of docs/bytes.md: what is left at each size, bytes for a rival's error, the time of look-ups; from the JSON."""
+"""Tables of docs/bytes.md, from the JSON: what is left at each size, bytes for a rival's error, time of look-ups."""
 
 import math
 import re
