@@ -17,7 +17,7 @@ IDS = torch.tensor([[3, 1, 3, 59], [4, 4, 0, 1], [59, 7, 3, 2]])
 @torch.no_grad()
 def test_rows_are_those_of_the_layer_without_a_cache(kind: str, capacity: int) -> None:
     """Whether rows are kept, new or more than there is room for, in either type of ids and with the padding row."""
-    layer = layer_of(kind, padding_idx=4)
+    layer = layer_of(kind, padding_idx=4).requires_grad_(False)
     dense = layer.to_dense()
     layer.cache_rows(capacity)
     for ids in (*IDS, IDS, IDS.int(), IDS[:0]):
@@ -44,7 +44,7 @@ def test_what_was_kept_is_not_decoded_again(monkeypatch: pytest.MonkeyPatch) -> 
 @torch.no_grad()
 def test_a_layer_that_changes_forgets_its_rows(kind: str) -> None:
     """Changed in place, loaded anew, in another type or copied, the layer returns what it now stores."""
-    layer = layer_of(kind).cache_rows()
+    layer = layer_of(kind).requires_grad_(False).cache_rows()
     layer(IDS)
     other = {name: torch.flip(tensor, [0]) for name, tensor in layer.state_dict().items()}
     name = "bases" if "bases" in other else next(name for name, tensor in other.items() if tensor.is_floating_point())
@@ -57,13 +57,28 @@ def test_a_layer_that_changes_forgets_its_rows(kind: str) -> None:
     assert twin(IDS).dtype == torch.float32
 
 
-def test_gradients_pass_a_cache_by() -> None:
-    """Rows that are kept would have no gradient, and those of an earlier step."""
+@pytest.mark.parametrize("fused", [False, True])
+def test_what_is_trained_is_never_kept(fused: bool) -> None:
+    """Rows that are kept would have no gradient, and fused optimisers change numbers without a trace."""
     layer = layer_of("subspaces").cache_rows()
     with torch.no_grad():
         layer(IDS)
+    optimiser = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=fused)
     layer(IDS).sum().backward()
     assert any(part.grad is not None and part.grad.any() for part in layer.parameters())
+    with torch.no_grad():
+        layer(IDS)
+    optimiser.step()
+    with torch.no_grad():
+        torch.testing.assert_close(layer(IDS), layer.to_dense()[IDS])
+
+
+def test_a_layer_of_inference_mode_is_looked_up_without_a_cache() -> None:
+    """Its numbers may change without a trace; no ids have the type of rows, as without a cache."""
+    with torch.inference_mode():
+        twin = copy.deepcopy(layer_of("mixed")).cache_rows()
+        torch.testing.assert_close(twin(IDS), twin.to_dense()[IDS])
+    assert layer_of("mixed").half().cache_rows()(IDS[:0]).dtype == torch.float16
 
 
 def test_a_cache_begun_in_inference_mode_goes_on_outside() -> None:

@@ -279,3 +279,41 @@ def test_what_cannot_be_trained_or_stored_is_refused() -> None:
     nn.init.constant_(next(layer.parameters()), float("nan"))
     with pytest.raises(DataError, match="NaN or infinity in `bases` of a compressed table"):
         layer.freeze()
+
+
+def test_a_block_that_raises_leaves_tables_as_they_were_before() -> None:
+    """Also where a checkpoint stored what was trained meanwhile."""
+    layer = packed("mixed")
+    model, before = nn.Sequential(layer), stored(layer)
+
+    def interrupted() -> None:
+        with training_tables(model):
+            _grow(layer)
+            model.state_dict()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert same(stored(layer), before)
+    assert layer.masters is None
+
+
+def test_numbers_that_cannot_be_stored_leave_every_table_as_it_was() -> None:
+    """Not the first ones stored, and the others in training form."""
+    layers = [packed("mixed") for _ in range(3)]
+    before = stored(layers[0])
+
+    def trained() -> None:
+        with training_tables(nn.Sequential(*layers)):
+            _grow(layers[0])
+            _grow(layers[1], by=torch.nan)
+
+    with pytest.raises(DataError, match="training left NaN"):
+        trained()
+    assert all(layer.masters is None and same(stored(layer), before) for layer in layers)
+
+
+@torch.no_grad()
+def _grow(layer: PackedEmbedding, *, by: float = 1.5) -> None:
+    for parameter in layer.parameters():
+        parameter.mul_(by)

@@ -77,18 +77,22 @@ class CompressedEmbedding(nn.Module):
             IndexError: an id is out of range (on CPU; on CUDA a device assertion, as with nn.Embedding).
         """
         flat = ids.reshape(-1)
-        if self._cache is None or torch.compiler.is_compiling() or self._is_training():
+        if self._cache is None or torch.compiler.is_compiling():
+            rows = self.rows(flat)
+        elif any(part.requires_grad for part in self.parameters()):
+            # some optimisers change numbers without a trace
+            self._forget()
             rows = self.rows(flat)
         else:
-            sources = (*self.parameters(), *self.buffers())
-            rows = self._cache.look_up(flat, self.rows, sources)
+            rows = self._cache.look_up(flat, self.rows, list(self.buffers()))
         return rows.view(*ids.shape, self.embedding_dim)
 
     def cache_rows(self, capacity: int | None = 16_384) -> Self:
         """Keep the first rows that are asked for as they are, so that frequent ones are decoded once; return self.
 
         The rows take capacity x d numbers of memory, nothing on disk. They are left out in graphs of torch.compile and
-        where rows need gradients, and forgotten when the layer changes.
+        while parameters of the layer require gradients (`requires_grad_(False)` for subspaces that are not trained any
+        more), and forgotten when the layer changes, but by writing to `.data`.
 
         Args:
             capacity: rows to keep at most; None to keep none.

@@ -1,7 +1,7 @@
 """Rows that are kept as they come out of a compressed table, so that frequent ones are decoded once."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ class RowCache:
 
     def __init__(self, n: int, capacity: int) -> None:
         self._n, self._capacity = n, capacity
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.clear()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -36,10 +36,11 @@ class RowCache:
 
     def clear(self) -> None:
         """Forget all rows."""
-        self._used, self._version = 0, 0
-        self._slots = self._rows = torch.empty(0)
+        with self._lock:
+            self._used, self._version = 0, 0
+            self._slots = self._rows = torch.empty(0)
 
-    def look_up(self, ids: Tensor, decode: Callable[[Tensor], Tensor], sources: Iterable[Tensor]) -> Tensor:
+    def look_up(self, ids: Tensor, decode: Callable[[Tensor], Tensor], sources: Sequence[Tensor]) -> Tensor:
         """Return rows (t, d) of ids (t,).
 
         Args:
@@ -47,6 +48,9 @@ class RowCache:
             decode: returns the rows of some ids.
             sources: what they are decoded from.
         """
+        # inference tensors change without a trace
+        if not len(ids) or any(part.is_inference() for part in sources):
+            return decode(ids)
         # two threads must not fill one slot
         with self._lock:
             version = sum(part._version for part in sources)

@@ -11,18 +11,16 @@ from torch import Tensor
 
 from foldflat.axes import blocks
 from foldflat.embedding.base import CompressedHead
+from foldflat.embedding.bases import BASIS_STEPS, stored_basis
 from foldflat.embedding.lookup import columns_of, in_order, inverse, no_autocast
 from foldflat.embedding.masters import MasterWeights, straight_through
 from foldflat.embedding.packed import PackedEmbedding
 from foldflat.embedding.reading import RowReader
 from foldflat.embedding.trellis import WINDOWS, Schedule, decode
 
-__all__ = ["BASIS_STEPS", "ClassLayout", "MixedEmbedding", "MixedHead", "stored_basis"]
+__all__ = ["ClassLayout", "MixedEmbedding", "MixedHead"]
 
 _BLOCK_ELEMENTS = 1 << 18
-
-BASIS_STEPS = 128
-"""What int8 bases are divided by: a power of two, so that it changes no digit."""
 
 
 @dataclass(frozen=True)
@@ -285,14 +283,6 @@ class MixedEmbedding(PackedEmbedding):
 
 class MixedHead(CompressedHead):
     """Give the output layer tied to a `MixedEmbedding`."""
-
-
-def stored_basis(basis: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a basis (rank, d) as it is stored; of int8 the largest number of each vector is 127."""
-    if dtype.is_floating_point:
-        return basis.to(dtype)
-    largest = basis.abs().amax(1, keepdim=True)
-    return (basis / torch.where(largest > 0, largest, 1.0) * (BASIS_STEPS - 1)).round().to(dtype)
 
 
 def _ends(sizes: Sequence[int]) -> list[int]:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from foldflat.axes import blocks, compute_dtype
+from foldflat.embedding.bases import dual_basis, stored_basis, unit_vectors
 from foldflat.embedding.bits import RowClass, distortions, pairs_at, spent
-from foldflat.embedding.mixed import ClassLayout, MixedEmbedding, stored_basis
+from foldflat.embedding.mixed import ClassLayout, MixedEmbedding
 from foldflat.embedding.packed import label_bits
 from foldflat.embedding.splitting import MOST_CLASSES, Split, row_classes, split_rows
 from foldflat.embedding.storage import packed_bytes
-from foldflat.embedding.trellis import LEAST_BYTES, WINDOWS, encode, window_values
+from foldflat.embedding.trellis import WINDOWS, encode, window_values
 from foldflat.errors import BudgetError
 
 __all__ = ["Scheme", "choose_scheme", "coded", "fit_mixed"]
@@ -25,6 +26,7 @@ _SHARES_OF_RANK = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25, 0.125)
 _BYTES = 2
 _BASIS_DTYPES = (torch.float16, torch.int8)
 _LEAST_SCALE = 1e-6
+_NEARLY = 1.02
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ def choose_scheme(
     weights = torch.ones(len(table), dtype=torch.float64) if row_weights is None else row_weights.double().cpu()
     alike = row_classes(table, weights, padding_idx)
     n, splits = n or len(table), {} if splits is None else splits
+    if int(alike.max()) < 0:
+        raise BudgetError("the only row of the table is its padding row, which is kept as it is; hint: exclude it")
     best: Scheme | None = None
     for k in _BASES:
         if k > 1 and (2 * k * table.shape[1] > len(table) or k * (int(alike.max()) + 1) > MOST_CLASSES):
@@ -111,14 +115,29 @@ def choose_scheme(
             break
         best = scheme
     if best is None or (best.lost > 0 and not any(layout.schedule.n_bytes for layout in best.layouts)):
-        d, sizes = table.shape[1], torch.bincount(alike[alike >= 0])
-        row_bytes = LEAST_BYTES * int(sizes[sizes > 0].min()) * n // len(table)
-        enough = _overhead(n, d, len(sizes), padding_idx, table.element_size()) + row_bytes + 2 * _BYTES * (d + 1)
+        d, enough = table.shape[1], _enough(table, splits[1], n, padding_idx)
         raise BudgetError(
             f"{budget_bytes} bytes are too few for a table of {n} x {d}; hint: {enough} are enough "
             "to keep something of it"
         )
     return best
+
+
+def _enough(table: Tensor, split: Split, n: int, padding_idx: int | None) -> int:
+    """Return bytes that buy anything in the bases of a split, at most 2 % more than the fewest."""
+
+    def buys(budget: int) -> bool:
+        scheme = _scheme(table, split, n, budget, padding_idx)
+        return scheme is not None and any(layout.schedule.n_bytes for layout in scheme.layouts)
+
+    low = _overhead(n, table.shape[1], len(split.owners), padding_idx, table.element_size())
+    high = 2 * low
+    while not buys(high):
+        low, high = high, 2 * high
+    while high > low * _NEARLY:
+        middle = (low + high) // 2
+        low, high = (low, middle) if buys(middle) else (middle, high)
+    return high
 
 
 def _scheme(table: Tensor, split: Split, n: int, budget_bytes: int, padding_idx: int | None) -> Scheme | None:
@@ -141,17 +160,13 @@ def _scheme(table: Tensor, split: Split, n: int, budget_bytes: int, padding_idx:
 def _lost_by_rounding(split: Split, sizes: Sequence[int], dtype: torch.dtype) -> float:
     """Return the weighted loss of directions that are not quite what they were."""
     off = [
-        (basis - _unit(stored_basis(basis, dtype).to(basis.dtype))).square().sum(1).cpu().numpy()
+        (basis - unit_vectors(stored_basis(basis, dtype).to(basis.dtype))).square().sum(1).cpu().numpy()
         for basis in split.bases
     ]
     return sum(
         size * mean * float(moment @ off[owner])
         for size, mean, moment, owner in zip(sizes, split.means, split.moments, split.owners, strict=True)
     )
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(vectors, dim=1)
 
 
 def _cheapest(
@@ -262,9 +277,9 @@ def _code_class(module: MixedEmbedding, i: int, table: Tensor, members: Tensor, 
     """Code the rows of a class, then take the scales that fit the codes best."""
     schedule = module.layouts[i].schedule
     lengths = basis.norm(dim=1)
-    dual = _dual(_unit(basis))
+    dual = dual_basis(unit_vectors(basis))
     coefficients = torch.cat(
-        [table[members[part]].to(basis.dtype) @ dual.T for part in blocks(len(members), len(basis))]
+        [table[members[part]].to(basis.dtype) @ dual.T for part in blocks(len(members), table.shape[1])]
     )
     deviations = coefficients.square().mean(0).sqrt()
     scales = torch.full_like(deviations, _LEAST_SCALE)
@@ -279,12 +294,3 @@ def _code_class(module: MixedEmbedding, i: int, table: Tensor, members: Tensor, 
         products[1] += read.square().sum(0, dtype=torch.float64)
     fitted = torch.where(products[1] > 0, products[0] / products[1], 0.0)
     module.fill(i, codes, fitted / lengths[schedule.coded].clamp_min(_LEAST_SCALE))
-
-
-def _dual(basis: Tensor) -> Tensor:
-    """Return what gives the coefficients of rows in unit vectors that rounding left nearly orthogonal."""
-    gram = basis @ basis.T
-    # a row of zeros is in a basis of odd rank
-    gram.diagonal().add_((gram.diagonal() == 0).to(gram.dtype))
-    dual: Tensor = torch.linalg.solve(gram, basis)
-    return dual

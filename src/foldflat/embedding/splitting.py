@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -94,18 +95,24 @@ def _without_small(classes: Tensor, padding_idx: int | None) -> Tensor:
     """Return the classes with those of few rows joined to the next of the same weight, or to the one before."""
     counted = classes if padding_idx is None else classes[torch.arange(len(classes)) != padding_idx]
     numbers, sizes = torch.unique(counted, return_counts=True)
+    rows = dict(zip(numbers.tolist(), sizes.tolist(), strict=True))
     joined: dict[int, int] = {}
-    kept: list[int] = []
-    rows = 0
-    for number, size in zip(numbers.tolist(), sizes.tolist(), strict=True):
-        if kept and (rows >= _LEAST_ROWS or number // (_ENERGY_CLASSES + 1) != kept[-1] // (_ENERGY_CLASSES + 1)):
-            rows = 0
-        if not rows:
-            kept.append(number)
-        joined[number] = kept[-1]
-        rows += size
+    for _, of_weight in groupby(rows, key=lambda number: number // (_ENERGY_CLASSES + 1)):
+        groups: list[list[int]] = []
+        for number in of_weight:
+            if groups and _count(rows, groups[-1]) < _LEAST_ROWS:
+                groups[-1].append(number)
+            else:
+                groups.append([number])
+        if len(groups) > 1 and _count(rows, groups[-1]) < _LEAST_ROWS:
+            groups[-2] += groups.pop()
+        joined |= {number: group[0] for group in groups for number in group}
     places = torch.tensor([joined.get(number, 0) for number in range(int(classes.max()) + 1)])
     return places[classes]
+
+
+def _count(rows: dict[int, int], group: list[int]) -> int:
+    return sum(rows[number] for number in group)
 
 
 def split_rows(table: Tensor, weights: Tensor, alike: Tensor, k: int, seed: int) -> Split:

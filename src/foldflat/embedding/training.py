@@ -34,13 +34,18 @@ def training_tables(model: nn.Module, what: str = "bases") -> Iterator[dict[str,
     """
     found = {} if what == "none" else packed_tables(model)
     frozen = {name: table for name, table in found.items() if table.masters is None}
+    # a state dict in between stores what was trained so far
+    before = {name: {key: own.clone() for key, own in table.state_dict().items()} for name, table in frozen.items()}
     for table in frozen.values():
         table.unfreeze(coefficients=what == "all" and table.has_integers)
     try:
         yield {name: table.trained for name, table in packed_tables(model).items() if table.trained}
-    except BaseException:
         for table in frozen.values():
-            table.discard()
+            if table.masters is not None:
+                table.masters.check_finite()
+    except BaseException:
+        for name, table in frozen.items():
+            table.discard().load_state_dict(before[name])
         raise
     for table in frozen.values():
         table.freeze()

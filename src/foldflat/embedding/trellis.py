@@ -168,7 +168,9 @@ def encode(rows: Tensor, scales: Tensor, schedule: Schedule, values: Tensor) -> 
         schedule: bits of the numbers.
         values: (4096,) of the windows.
     """
-    codes = torch.empty(len(rows), schedule.n_bytes, dtype=torch.uint8, device=rows.device)
+    # inference mode is of one thread, and what it makes cannot be changed in others
+    with torch.inference_mode(False):
+        codes = torch.empty(len(rows), schedule.n_bytes, dtype=torch.uint8, device=rows.device)
     parts = list(blocks(len(rows), 1, elements=_ROWS_AT_ONCE))
     threads = torch.get_num_threads()
     side_by_side(
