@@ -4,9 +4,10 @@ from foldflat.evaluate.batchnorm import recalibrate_batchnorm
 from foldflat.evaluate.counting import count_tokens, tokenizer_in
 from foldflat.evaluate.data import load_split
 from foldflat.evaluate.finetuning import FinetuneResult, finetune_classifier
+from foldflat.evaluate.fingerprints import data_fingerprint, model_fingerprint
 from foldflat.evaluate.glue import GLUE_TASKS, GlueTask, glue_task, resolve_split
 from foldflat.evaluate.images import ImageDataset, calibration_batches, hold_out, load_images, score_images
-from foldflat.evaluate.loading import load_tokenizer
+from foldflat.evaluate.loading import load_classifier, load_tokenizer
 from foldflat.evaluate.metrics import beats_majority, glue_metrics, majority_baseline
 from foldflat.evaluate.prediction import predict_logits
 from foldflat.evaluate.preprocessing import Preprocessing, preprocessing_of
@@ -28,14 +29,17 @@ __all__ = [
     "beats_majority",
     "calibration_batches",
     "count_tokens",
+    "data_fingerprint",
     "finetune_classifier",
     "glue_metrics",
     "glue_task",
     "hold_out",
+    "load_classifier",
     "load_images",
     "load_split",
     "load_tokenizer",
     "majority_baseline",
+    "model_fingerprint",
     "predict_logits",
     "preprocessing_of",
     "recalibrate_batchnorm",

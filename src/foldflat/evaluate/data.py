@@ -11,7 +11,7 @@ from foldflat.evaluate.glue import SIMILARITY_RANGE, GlueTask, glue_task, resolv
 from foldflat.evaluate.isolation import datasets_bars_off
 from foldflat.evaluate.reading import read_split
 
-__all__ = ["load_split"]
+__all__ = ["load_split", "read_task"]
 
 
 def load_split(
@@ -32,6 +32,18 @@ def load_split(
     Raises ModelNotFoundError where there is no such folder or data set; DataError for a split, column, text
     or label that is missing or not what the task has; RecipeError for settings out of range.
     """
+    with datasets_bars_off():
+        rows, labels = read_task(data, task, split, max_examples=max_examples)
+        return _tokenise(rows, glue_task(task), labels, tokenizer, max_length)
+
+
+def read_task(
+    data: str | os.PathLike[str], task: str, split: str = "validation", *, max_examples: int | None = None
+) -> tuple[Any, NDArray[Any]]:
+    """Read and check one split of a GLUE task; return its rows, and its labels (n,) as int64 or float32.
+
+    Args and errors: as in `load_split`.
+    """
     glue = glue_task(task)
     if max_examples is not None and max_examples < 1:
         raise RecipeError(f"`max_examples` is {max_examples}\nhint: at least 1, or None for all of them")
@@ -40,7 +52,7 @@ def load_split(
         if max_examples is not None:
             rows = rows.select(range(min(max_examples, len(rows))))
         _check_rows(rows, glue)
-        return _tokenise(rows, glue, _labels(rows, glue), tokenizer, max_length)
+        return rows, _labels(rows, glue)
 
 
 def _check_rows(rows: Any, glue: GlueTask) -> None:

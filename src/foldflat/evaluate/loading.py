@@ -15,7 +15,7 @@ from foldflat.evaluate.isolation import quiet_transformers, random_state_restore
 from foldflat.evaluate.names import local_folder
 from foldflat.evaluate.optional import require
 
-__all__ = ["load_classifier", "load_tokenizer", "require_labels"]
+__all__ = ["load_classifier", "load_tokenizer", "model_config", "require_labels"]
 
 
 def load_tokenizer(name: str | os.PathLike[str]) -> Any:
@@ -47,7 +47,7 @@ def load_classifier(
     the head's; DataError for a head of another number of labels.
     """
     source = _source(name)
-    config = _config(source)
+    config = model_config(source)
     trained = any(kind.endswith("ForSequenceClassification") for kind in config.architectures or ())
     if trained:
         require_labels(config, task, source)
@@ -84,7 +84,9 @@ def _no_tokenizer(source: str) -> DataError:
     )
 
 
-def _config(source: str) -> Any:
+def model_config(name: str | os.PathLike[str]) -> Any:
+    """Load the configuration of a model folder or hub name; ModelNotFoundError where there is none."""
+    source = _source(name)
     try:
         return require("transformers", "hf").AutoConfig.from_pretrained(source)
     except (OSError, ValueError) as error:
