@@ -1,0 +1,44 @@
+"""The command that compares methods over a grid."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from foldflat.cli.terminal import app, err, out, print_json, reports_errors
+from foldflat.options import AsJson
+from foldflat.report.sweeps import sweep_tables
+
+__all__ = ["sweep"]
+
+
+@app.command()
+@reports_errors
+def sweep(
+    grid: Annotated[Path, typer.Argument(help="YAML file: models, tasks, methods, rates, seeds, epochs or max_steps.")],
+    results: Annotated[Path, typer.Option("--output", "-o", help="Folder of results; a sweep in it goes on.")],
+    jobs: Annotated[int, typer.Option(help="Cells computed side by side.")] = 1,
+    threads: Annotated[int | None, typer.Option(help="Threads of each. Default: the cores shared.")] = None,
+    ray: Annotated[str | None, typer.Option(help='Address of a Ray cluster to compute on, or "local".')] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare methods on GLUE: fine-tune, compress, fine-tune again, score, for every cell of a grid.
+
+    Finished cells are never computed again. Example: `foldflat sweep grid.yaml -o results --jobs 2`
+    """
+    from foldflat.workflow.sweep import run_sweep
+
+    def watch(line: str) -> None:
+        err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    found = run_sweep(grid, results, jobs=jobs, threads=threads, ray=ray, watch=None if as_json else watch)
+    if as_json:
+        counts = {"finished": len(found.cells), "computed": found.computed}
+        print_json({"results": str(found.file), **counts, "failed": found.failed, "statistics": found.statistics})
+    else:
+        for table in sweep_tables(found.statistics):
+            out.print(table)
+        out.print(f"{len(found.cells)} cells in {found.file}", highlight=False, soft_wrap=True)
+    if found.failed:
+        err.print(f"{len(found.failed)} cells failed; the next run tries them again.", highlight=False)
+        raise typer.Exit(1)

@@ -1,0 +1,6 @@
+"""Sweeps: every cell of a grid computed once, whatever interrupts it; needs `pip install "foldflat[hf,eval]"`."""
+
+from foldflat.workflow.sweep.grid import Grid, read_grid
+from foldflat.workflow.sweep.running import SweepResult, run_sweep
+
+__all__ = ["Grid", "SweepResult", "read_grid", "run_sweep"]

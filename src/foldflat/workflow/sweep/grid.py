@@ -1,0 +1,166 @@
+"""The grid of a sweep: what is compared, read from YAML and checked once."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from foldflat.errors import FoldflatError, RecipeError
+from foldflat.evaluate import TrainingSettings, glue_task
+from foldflat.workflow.sweep.methods import check_method, has_rate
+from foldflat.workflow.sweep.nodes import Node, read_yaml
+
+__all__ = ["Grid", "read_grid"]
+
+Value = TypeVar("Value")
+
+_AXES = ("models", "tasks", "methods", "seeds")
+_LENGTHS = ("epochs", "max_steps")
+_KEYS = (*_AXES, "data", "rates", *_LENGTHS, "parent", "training")
+_KINDS: dict[type, Callable[[Node], Any]] = {float: Node.number, int: Node.whole, bool: Node.truth, str: Node.text}
+_SETTINGS = {
+    field.name: _KINDS[field.type]  # type: ignore[index]
+    for field in dataclasses.fields(TrainingSettings)
+    if field.name != "seed"
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """Hold the axes of a sweep and what its runs have in common.
+
+    Attributes:
+        models: folders or hub names.
+        tasks: names of GLUE tasks.
+        methods: names, see `foldflat.workflow.sweep.methods`.
+        rates: shares of the table's parameters to remove, between 0 and 1: the paper's compression.
+        seeds: each pairs all methods: same parent, same batches.
+        unit: "epochs" or "max_steps", what `lengths` count.
+        lengths: how long to fine-tune after compression; 0 for not at all.
+        data: folder or hub name with the tasks.
+        parent: settings of the run that makes a classifier of a model, but for the seed.
+        training: settings of the runs after compression, but for seed and length.
+        file: where the grid was read, for messages.
+        lines: axis -> value -> line of the file.
+    """
+
+    models: tuple[str, ...]
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+    unit: str
+    lengths: tuple[float, ...]
+    data: str
+    parent: TrainingSettings
+    training: TrainingSettings
+    file: str
+    lines: dict[str, dict[Any, int]]
+
+    @contextmanager
+    def line_of(self, axis: str, value: Any) -> Iterator[None]:
+        """Name the line of a value in what goes wrong while the block looks at it."""
+        try:
+            yield
+        except FoldflatError as error:
+            raise type(error)(f"{self.file}, line {self.lines[axis][value]}: {error}") from error
+
+
+def read_grid(file: Path) -> Grid:
+    """Read a grid from YAML.
+
+    Raises:
+        ModelNotFoundError: there is no such file.
+        RecipeError: it is malformed; the message names the line.
+    """
+    node = read_yaml(file)
+    keys = node.mapping(_KEYS)
+    missing = [key for key in (*_AXES, "data") if key not in keys]
+    if missing:
+        raise node.error(f"the grid has no `{missing[0]}`", f"it needs {', '.join((*_AXES, 'data'))}")
+    lines: dict[str, dict[Any, int]] = {
+        "models": keys["models"].items(Node.text),
+        "tasks": keys["tasks"].items(_named(glue_task)),
+        "methods": keys["methods"].items(_named(check_method)),
+        "seeds": keys["seeds"].items(_seed),
+        "rates": keys["rates"].items(_rate) if "rates" in keys else {},
+    }
+    unit, lines["lengths"] = _lengths(node, keys)
+    rated = [name for name in lines["methods"] if has_rate(name)]
+    if rated and not lines["rates"]:
+        line = lines["methods"][rated[0]]
+        raise RecipeError(f"{file}, line {line}: {rated[0]!r} needs `rates`\nhint: for one, rates: [0.4]")
+    training = _settings(keys.get("training"), {}, lengths=False)
+    parent = _settings(keys.get("parent"), training, lengths=True)
+    return Grid(
+        **{axis: tuple(lines[axis]) for axis in (*_AXES, "rates", "lengths")},
+        unit=unit,
+        data=keys["data"].text(),
+        parent=TrainingSettings(**parent),
+        training=TrainingSettings(**training),
+        file=str(file),
+        lines=lines,
+    )
+
+
+def _named(check: Callable[[str], Any]) -> Callable[[Node], str]:
+    def read(node: Node) -> str:
+        name = node.text()
+        _checked(node, lambda: check(name))
+        return name
+
+    return read
+
+
+def _checked(node: Node, call: Callable[[], Value]) -> Value:
+    """Return what a call returns, with the line in front of what it says is wrong."""
+    try:
+        return call()
+    except RecipeError as error:
+        raise RecipeError(f"{node.file}, line {node.line}: {error}") from error
+
+
+def _seed(node: Node) -> int:
+    value = node.whole()
+    _checked(node, lambda: TrainingSettings(seed=value))
+    return value
+
+
+def _rate(node: Node) -> float:
+    value = node.number()
+    if not 0 < value < 1:
+        raise node.error(
+            f"the rate {value:g} is outside (0, 1)", "the share of the table's parameters to remove, 0.4 for 40 %"
+        )
+    return value
+
+
+def _lengths(node: Node, keys: dict[str, Node]) -> tuple[str, dict[Any, int]]:
+    given = [unit for unit in _LENGTHS if unit in keys]
+    if len(given) != 1:
+        which = "both `epochs` and `max_steps`" if given else "neither `epochs` nor `max_steps`"
+        raise node.error(f"the grid has {which}", "one of them: how long to fine-tune after compression, as in [0, 2]")
+    read = Node.number if given == ["epochs"] else Node.whole
+
+    def length(item: Node) -> float:
+        value: float = read(item)
+        if value < 0:
+            raise item.error(f"{given[0]} of {value:g}", "at least 0, which is no fine-tuning")
+        return value
+
+    return given[0], keys[given[0]].items(length)
+
+
+def _settings(node: Node | None, common: dict[str, Any], *, lengths: bool) -> dict[str, Any]:
+    """Return the settings of a training run that a mapping gives, on top of common ones."""
+    if node is None:
+        return common
+    known = [name for name in _SETTINGS if lengths or name not in _LENGTHS]
+    found = node.mapping(known)
+    if all(unit in found for unit in _LENGTHS):
+        raise found["max_steps"].error(f"{node.name} has both `epochs` and `max_steps`", "keep one of them")
+    own = {name: _SETTINGS[name](value) for name, value in found.items()}
+    for name, value in own.items():
+        _checked(found[name], lambda name=name, value=value: TrainingSettings(**{name: value}))  # type: ignore[misc]
+    return {**common, **own}

@@ -1,0 +1,134 @@
+"""Run a sweep: find what is finished, compute the rest, keep results.json up to date."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from foldflat.report.statistics import sweep_statistics
+from foldflat.workflow.sweep.folder import ResultsFolder
+from foldflat.workflow.sweep.grid import read_grid
+from foldflat.workflow.sweep.jobs import Cell, Job, cells_of
+from foldflat.workflow.sweep.places import places_for, ray_places
+from foldflat.workflow.sweep.schedule import compute
+from foldflat.workflow.sweep.work import Outcome
+
+__all__ = ["SweepResult", "run_sweep"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepResult:
+    """Hold what a sweep has.
+
+    Attributes:
+        file: results.json.
+        cells: place and figures of every finished cell of the grid.
+        failed: place and error of every cell that has none.
+        computed: how many cells and parents this run computed.
+        statistics: see `foldflat.report.statistics`.
+    """
+
+    file: Path
+    cells: list[dict[str, Any]]
+    failed: list[dict[str, Any]]
+    computed: int
+    statistics: dict[str, Any]
+
+
+def run_sweep(
+    grid: str | os.PathLike[str],
+    results: str | os.PathLike[str],
+    *,
+    jobs: int = 1,
+    threads: int | None = None,
+    ray: str | None = None,
+    watch: Callable[[str], None] | None = None,
+) -> SweepResult:
+    """Compute every cell of a grid that the folder of results does not have yet.
+
+    A cell that fails is left out and tried again by the next run. Several sweeps may use one folder at once.
+
+    Args:
+        grid: YAML file, see docs/sweep.md.
+        results: folder, made where it is missing.
+        jobs: processes side by side; 1 is this one.
+        threads: of each job; default: the cores shared among jobs, and what torch uses for one.
+        ray: address of a Ray cluster to compute on, in place of `jobs`.
+        watch: called with a line about everything that ends.
+
+    Raises:
+        FoldflatError: the grid, a model or a task's data is unusable, or the folder is of another version; before
+            anything is computed.
+    """
+    say = watch or (lambda _: None)
+    read = read_grid(Path(grid))
+    folder = ResultsFolder(results)
+    cells = cells_of(read)
+    state = _State(folder, cells, say)
+    left = [cell.job for cell in cells if cell.job.key not in state.figures]
+    if left:
+        places = places_for(jobs, threads) if ray is None else ray_places(ray, threads)
+        try:
+            compute(left, folder, places, state.ended, say)
+        finally:
+            for place in places:
+                place.close()
+    return state.result()
+
+
+class _State:
+    """Keep figures as they come."""
+
+    def __init__(self, folder: ResultsFolder, cells: list[Cell], say: Callable[[str], None]) -> None:
+        self.folder, self.cells, self.say = folder, cells, say
+        self.figures: dict[str, dict[str, Any]] = {}
+        self.errors: dict[str, dict[str, str]] = {}
+        self.computed = 0
+        for cell in cells:
+            self._look(cell.job)
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        """Take note of a job that ended, and write what is known."""
+        self.computed += outcome.state == "computed"
+        if outcome.error is not None:
+            self.errors[job.key] = outcome.error
+            self.say(f"{job.label}: {outcome.error['class']}: {outcome.error['message']}")
+            return
+        self._look(job)
+        if job.key in self.figures:
+            score = self.figures[job.key]["score"]["headline"]
+            done = sum(cell.job.key in self.figures for cell in self.cells)
+            seconds = f" ({outcome.seconds:.0f} s)" if outcome.state == "computed" else ""
+            count = f"{done} of {len(self.cells)}"
+            self.say(f"{count}: {job.label}: {score['name']} {score['value']:.4f}{seconds}")
+            self.folder.write_results(self._rows())
+
+    def result(self) -> SweepResult:
+        """Write results.json and return all."""
+        rows = self._rows()
+        failed = [
+            {**cell.place, "key": cell.job.key, "error": self.errors[cell.job.key]}
+            for cell in self.cells
+            if cell.job.key in self.errors
+        ]
+        return SweepResult(self.folder.write_results(rows), rows, failed, self.computed, sweep_statistics(rows))
+
+    def _look(self, job: Job) -> None:
+        found = None if job.kind == "parent" else self.folder.finished(job)
+        if found is not None:
+            self.figures[job.key] = found["figures"]
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """Return the finished cells in the order of the grid's places, sorted."""
+        rows = [
+            {**cell.place, "key": cell.job.key, **self.figures[cell.job.key]}
+            for cell in self.cells
+            if cell.job.key in self.figures
+        ]
+        return sorted(rows, key=_order)
+
+
+def _order(row: dict[str, Any]) -> tuple[Any, ...]:
+    length = row["epochs"] if row["max_steps"] is None else row["max_steps"]
+    return row["model"], row["task"], length, row["method"], row["rate"] or 0.0, row["seed"]
