@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.processes import in_new_process
 
-from foldflat.errors import BudgetError, DataError, FormatVersionError, RecipeError, TargetExistsError
+from foldflat.errors import BudgetError, CheckpointError, DataError, FormatVersionError, RecipeError, TargetExistsError
 from foldflat.evaluate import finetune_classifier
 from foldflat.workflow.sweep import places, run_sweep, work
 
@@ -142,6 +142,19 @@ def test_folders_of_other_things_or_versions_are_left_alone(write_grid: WriteGri
     assert [len(list(folder.iterdir())) for folder in (other, old)] == [1, 1]
 
 
+def test_a_damaged_cell_is_named(write_grid: WriteGrid, tmp_path: Path) -> None:
+    """It is not taken for one that is missing; deleted, it is computed again to the same bytes."""
+    found = run_sweep(write_grid(methods=["none"], max_steps=[0]), tmp_path / "results")
+    (cell,) = (tmp_path / "results" / "cells").iterdir()
+    text = found.file.read_bytes()
+    cell.write_text(cell.read_text()[:100])
+    with pytest.raises(CheckpointError, match=rf"{cell.name} is damaged(.|\n)*hint: delete it"):
+        run_sweep(write_grid(methods=["none"], max_steps=[0]), tmp_path / "results")
+    cell.unlink()
+    assert run_sweep(write_grid(methods=["none"], max_steps=[0]), tmp_path / "results").computed == 1
+    assert found.file.read_bytes() == text
+
+
 def test_more_threads_than_cores_are_refused(
     write_grid: WriteGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,3 +249,38 @@ def test_processes_compute_what_one_does_and_a_lost_one_is_replaced(
     assert said[0] == "sst2 parent, seed 0: its process ended, it is tried again"
     assert found.failed == []
     assert found.file.read_bytes() == run_sweep(write_grid(), tmp_path / "one").file.read_bytes()
+
+
+_ORPHANS = """
+import os, signal, subprocess, sys, time
+from pathlib import Path
+
+if __name__ == "__main__":
+    main = subprocess.Popen([sys.executable, "-c", sys.argv[1], *sys.argv[2:]])
+    locks = Path(sys.argv[3]) / "locks"
+    while not (locks.is_dir() and any(locks.iterdir())):
+        assert main.poll() is None
+        time.sleep(0.01)
+    children = Path(f"/proc/{main.pid}/task/{main.pid}/children").read_text().split()
+    main.kill()
+    main.wait()
+    end = time.monotonic() + 10
+    while any(Path(f"/proc/{child}/exe").exists() for child in children):
+        assert time.monotonic() < end, "a worker outlived its sweep"
+        time.sleep(0.01)
+    assert len(children) > 1  # the worker and multiprocessing's tracker
+"""
+
+_TWO_JOBS = """
+import sys
+from foldflat.workflow.sweep import places, run_sweep
+places.available_cores = lambda: 2
+run_sweep(sys.argv[1], sys.argv[2], jobs=2)
+"""
+
+
+@pytest.mark.slow
+def test_processes_end_with_the_sweep_that_is_killed(write_grid: WriteGrid, tmp_path: Path) -> None:
+    """Else they would hold their memory, and their claim, for ever."""
+    grid = write_grid(parent={"max_steps": 2000})
+    in_new_process(_ORPHANS, _TWO_JOBS, grid, tmp_path / "results")
