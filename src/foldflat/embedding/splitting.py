@@ -105,9 +105,10 @@ def _without_small(classes: Tensor, padding_idx: int | None) -> Tensor:
             else:
                 groups.append([number])
         if len(groups) > 1 and _count(rows, groups[-1]) < _LEAST_ROWS:
-            groups[-2] += groups.pop()
+            last = groups.pop()
+            groups[-1] += last
         joined |= {number: group[0] for group in groups for number in group}
-    places = torch.tensor([joined.get(number, 0) for number in range(int(classes.max()) + 1)])
+    places = torch.tensor([joined.get(number, number) for number in range(int(classes.max()) + 1)])
     return places[classes]
 
 
