@@ -94,10 +94,17 @@ def fewer_bytes() -> str:
 def _saved(found: list[dict[str, Any]], method: str) -> str:
     ours = [cell for cell in found if method_of(cell) == OURS]
     rivals = [cell for cell in found if method_of(cell) == method and LEAST <= cell["ratio"] <= MOST]
-    saved = [own for own in (_fewer(ours, cell) for cell in rivals) if own is not None]
-    if not saved:
+    if not ours:
         return "-"
-    return f"{min(saved):.0%}" if len(saved) == 1 else f"{min(saved):.0%} to {max(saved):.0%}"
+    saved = [own for own in (_fewer(ours, cell) for cell in rivals) if own is not None]
+    # an error beyond all of ours is reached by our smallest table and more
+    beyond = [cell for cell in rivals if cell["energy_lost_by_counts"] > ours[-1]["energy_lost_by_counts"]]
+    least = [own for own in (1 - ours[-1]["bytes"] / cell["bytes"] for cell in beyond) if own > 0]
+    found = saved or least
+    if not found:
+        return "-"
+    low, high = f"{min(found):.0%}", f"{max(found):.0%}"
+    return f"{'' if saved else 'over '}{low if low == high else f'{low} to {high}'}"
 
 
 def _fewer(ours: list[dict[str, Any]], rival: dict[str, Any]) -> float | None:
