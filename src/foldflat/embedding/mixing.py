@@ -27,6 +27,8 @@ _BYTES = 2
 _BASIS_DTYPES = (torch.float16, torch.int8)
 _LEAST_SCALE = 1e-6
 _NEARLY = 1.02
+_WORTHWHILE = 0.97
+"""More bases have to promise less than this share of the loss: what is promised is not that exact."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def choose_scheme(
         if k not in splits:
             splits[k] = split_rows(table, weights, alike, k, seed)
         scheme = _scheme(table, splits[k], n, budget_bytes, padding_idx)
-        if scheme is None or (best is not None and scheme.lost >= best.lost):
+        if scheme is None or (best is not None and scheme.lost >= _WORTHWHILE * best.lost):
             break
         best = scheme
     if best is None or (best.lost > 0 and not any(layout.schedule.n_bytes for layout in best.layouts)):
