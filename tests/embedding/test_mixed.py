@@ -18,7 +18,7 @@ from foldflat.embedding.mixing import choose_scheme, coded, fit_mixed
 from foldflat.embedding.recipe import EmbeddingRecipe
 from foldflat.embedding.splitting import _without_small, row_classes
 from foldflat.embedding.trellis import window_values
-from foldflat.errors import BudgetError, RecipeError
+from foldflat.errors import BudgetError, DataError, RecipeError
 
 N, D = 1500, 24
 
@@ -128,6 +128,8 @@ def test_what_cannot_be_is_refused_with_the_way_out(table: Tensor) -> None:
     """A budget below the windows and labels alone, a keep ratio, a number of subspaces."""
     with pytest.raises(BudgetError, match="8000 bytes are too few for a table of 1500 x 24; hint: "):
         fit_mixed(table, None, 8000)
+    with pytest.raises(DataError, match="too large for scales in float16; hint: method 'int8'"):
+        fit_mixed(table * 1e7, None, 20_000)
     with pytest.raises(BudgetError, match="the only row of the table is its padding row"):
         fit_mixed(table[:1], None, 20_000, padding_idx=0)
     with pytest.raises(BudgetError, match="12000 bytes are too few"):

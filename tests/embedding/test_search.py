@@ -159,6 +159,14 @@ def test_without_faiss_the_row_says_that_it_was_not_measured(table: Tensor, monk
         product_codes(Sample(table, torch.arange(N), N, None), Bound(12_000))
 
 
+def test_numbers_too_large_for_a_candidate_leave_the_others(table: Tensor) -> None:
+    """Scales of trellis codes are float16: the row says that they do not fit, and something else is taken."""
+    entry = planned(table * 1e7, budget_bytes=12_000)
+    (row,) = [row for row in entry.candidates if row["name"] == "mixed"]
+    assert "too large for scales in float16" in row["note"]
+    assert entry.winner != "mixed"
+
+
 def test_a_rival_that_is_better_is_named_and_not_chosen() -> None:
     """Rows made of two halves out of sixteen each: product codes lose nothing, and nothing of ours is as good."""
     pytest.importorskip("faiss")

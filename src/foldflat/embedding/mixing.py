@@ -16,7 +16,7 @@ from foldflat.embedding.packed import label_bits
 from foldflat.embedding.splitting import MOST_CLASSES, Split, row_classes, split_rows
 from foldflat.embedding.storage import packed_bytes
 from foldflat.embedding.trellis import WINDOWS, encode, window_values
-from foldflat.errors import BudgetError
+from foldflat.errors import BudgetError, DataError
 
 __all__ = ["Scheme", "choose_scheme", "coded", "fit_mixed"]
 
@@ -74,6 +74,7 @@ def fit_mixed(
 
     Raises:
         BudgetError: the budget is too small to keep anything; the message names one that is enough.
+        DataError: scales do not fit into float16.
     """
     scheme = choose_scheme(table, row_weights, budget_bytes, padding_idx=padding_idx, seed=seed)
     if watch is not None:
@@ -118,10 +119,8 @@ def choose_scheme(
         best = scheme
     if best is None or (best.lost > 0 and not any(layout.schedule.n_bytes for layout in best.layouts)):
         d, enough = table.shape[1], _enough(table, splits[1], n, padding_idx)
-        raise BudgetError(
-            f"{budget_bytes} bytes are too few for a table of {n} x {d}; hint: {enough} are enough "
-            "to keep something of it"
-        )
+        few = f"{budget_bytes} bytes are too few for a table of {n} x {d}"
+        raise BudgetError(f"{few}; hint: {enough} are enough to keep something of it")
     return best
 
 
@@ -295,4 +294,7 @@ def _code_class(module: MixedEmbedding, i: int, table: Tensor, members: Tensor, 
         products[0] += (read * coefficients[part][:, schedule.coded]).sum(0, dtype=torch.float64)
         products[1] += read.square().sum(0, dtype=torch.float64)
     fitted = torch.where(products[1] > 0, products[0] / products[1], 0.0)
-    module.fill(i, codes, fitted / lengths[schedule.coded].clamp_min(_LEAST_SCALE))
+    stored = fitted / lengths[schedule.coded].clamp_min(_LEAST_SCALE)
+    if float(stored.abs().max()) > torch.finfo(torch.float16).max:
+        raise DataError("numbers of the table are too large for scales in float16; hint: method 'int8' or 'int4'")
+    module.fill(i, codes, stored)

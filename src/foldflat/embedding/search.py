@@ -17,7 +17,7 @@ from foldflat.embedding.error import table_error
 from foldflat.embedding.fitting import Fitted, Table, Watch, dense_bytes, fit
 from foldflat.embedding.previews import Preview, Sample
 from foldflat.embedding.recipe import EmbeddingRecipe
-from foldflat.errors import BudgetError, MissingDependencyError
+from foldflat.errors import BudgetError, DataError, MissingDependencyError
 
 __all__ = ["NEGLIGIBLE", "Found", "Row", "drawn_sample", "search", "task_for"]
 
@@ -182,7 +182,7 @@ class _Search:
         started = time.perf_counter()
         try:
             self._keep(row, find())
-        except BudgetError as error:
+        except (BudgetError, DataError) as error:
             row.note, row.fits = f"does not fit: {str(error).splitlines()[0]}", False
         except KeyboardInterrupt:
             self.ended, row.note = True, note_of_end
