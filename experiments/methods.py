@@ -11,6 +11,7 @@ from tokenizers import BertWordPieceTokenizer, Tokenizer
 from torch import Tensor
 
 import foldflat
+from foldflat.embedding.error import weighted_shares
 from foldflat.embedding.rivals import product_coded, product_coded_bytes
 from foldflat.embedding.storage import IntegerGroups
 from foldflat.errors import BudgetError
@@ -78,12 +79,13 @@ def measured(
         torch.cat([x.double().square().sum(1) for x in rows])
         for rows in ((table - read).split(8192), table.split(8192))
     )
+    shares = weighted_shares(lost, energy, counts)
     return {
         "bytes": size,
         "ratio": table.nbytes / size,
         **scores(read),
-        "energy_lost": float(lost.sum() / energy.sum()),
-        "energy_lost_by_counts": float((counts * lost).sum() / (counts * energy).sum()),
+        "energy_lost": shares.energy_lost,
+        "energy_lost_by_counts": shares.weighted,
         "seconds": seconds,
         "hardware": hardware(),
     }
@@ -121,15 +123,14 @@ def residual_codes(table: Tensor, budget: int) -> Found:
     import faiss
 
     n, d = table.shape
-    stages = min(d, budget // (n + HALF * CENTROIDS * d))
+    stage_bytes = n + HALF * CENTROIDS * d
+    stages = min(d, budget // stage_bytes)
     if stages < 1:
         raise BudgetError(f"{budget} bytes are too few")
     faiss.omp_set_num_threads(torch.get_num_threads())
     quantiser = faiss.ResidualQuantizer(d, stages, 8)
     quantiser.train(table.numpy())
-    return torch.from_numpy(quantiser.decode(quantiser.compute_codes(table.numpy()))), stages * (
-        n + HALF * CENTROIDS * d
-    )
+    return torch.from_numpy(quantiser.decode(quantiser.compute_codes(table.numpy()))), stages * stage_bytes
 
 
 def recipe(

@@ -3,13 +3,14 @@
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+NEARLY = 0.05
 DATA = Path(os.environ.get("FOLDFLAT_DATA", ROOT.parent / "shared"))
 
 
@@ -40,6 +41,23 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the content of a JSON file."""
     values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return values
+
+
+def by_size(
+    heading: str,
+    ratios: tuple[int, ...],
+    rows: dict[str, list[dict[str, Any]]],
+    entry: Callable[[list[dict[str, Any]], int], str],
+) -> str:
+    """Return a table with sizes across and a row for each label that has cells."""
+    lines = [f"| {heading} | " + " | ".join(f"{r} x" for r in ratios) + " |", "|---" * (len(ratios) + 1) + "|"]
+    lines += [f"| {label} | " + " | ".join(entry(own, r) for r in ratios) + " |" for label, own in rows.items() if own]
+    return "\n".join(lines)
+
+
+def off_size(ratio: float, column: int) -> str:
+    """Return by how much smaller something is than float32 where that is not what its column says."""
+    return "" if abs(ratio / column - 1) <= NEARLY else f" at {ratio:.1f} x"
 
 
 def planted_rows(

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from shared import ROOT, read_json
+from shared import ROOT, by_size, off_size, read_json
 
 RESULTS = ROOT / "experiments" / "quality" / "results"
 RATIOS = (4, 8, 16, 32)
-NEARLY = 0.05
 LABELS = {
     "mixed-weighted": "**mixed**, weighted",
     "mixed": "**mixed**",
@@ -36,12 +35,11 @@ def quality() -> str:
 def _of_task(found: list[dict[str, Any]]) -> str:
     whole = [cell for cell in found if cell["method"] == "none"]
     what = f"{whole[0]['task']} ({whole[0]['metric']}), {whole[0]['model']}: {_mean(whole, 'score')} whole"
-    lines = [f"| {what} | " + " | ".join(f"{ratio} x" for ratio in RATIOS) + " |", "|---" * (len(RATIOS) + 1) + "|"]
-    for method, label in LABELS.items():
-        own = [cell for cell in found if re.sub(r"-\d+$", "", cell["method"]) == method]
-        if own:
-            lines.append(f"| {label} | " + " | ".join(_entry(own, ratio) for ratio in RATIOS) + " |")
-    return "\n".join(lines)
+    rows = {
+        label: [cell for cell in found if re.sub(r"-\d+$", "", cell["method"]) == method]
+        for method, label in LABELS.items()
+    }
+    return by_size(what, RATIOS, rows, _entry)
 
 
 def _entry(found: list[dict[str, Any]], column: int) -> str:
@@ -52,8 +50,7 @@ def _entry(found: list[dict[str, Any]], column: int) -> str:
         return "does not fit"
     kept = f" ({_mean(own, 'predictions_kept')})" if "predictions_kept" in own[0] else ""
     ratio = statistics.mean(cell["ratio"] for cell in own)
-    size = "" if abs(ratio / column - 1) <= NEARLY else f" at {ratio:.1f} x"
-    return f"{_mean(own, 'score')}{kept}{size}"
+    return f"{_mean(own, 'score')}{kept}{off_size(ratio, column)}"
 
 
 def _column(cell: dict[str, Any]) -> int:

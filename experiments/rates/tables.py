@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from shared import ROOT, read_json
+from shared import ROOT, by_size, off_size, read_json
 
 RESULTS = ROOT / "experiments" / "rates" / "results"
 NAMES = {
@@ -38,7 +38,6 @@ LABELS = {
 OURS = "mixed-weighted"
 # below it the error is int8's own, above it the smaller table is another matter
 LEAST, MOST = 8.0, 40.0
-NEARLY = 0.05
 
 
 def method_of(cell: dict[str, Any]) -> str:
@@ -59,12 +58,8 @@ def rates() -> str:
 
 def _of_table(name: str) -> str:
     found = cells(name)
-    lines = [f"| {NAMES[name]} | " + " | ".join(f"{r} x" for r in RATIOS) + " |", "|---" * (len(RATIOS) + 1) + "|"]
-    for method, label in LABELS.items():
-        own = [cell for cell in found if method_of(cell) == method]
-        if own:
-            lines.append(f"| {label} | " + " | ".join(_entry(own, ratio) for ratio in RATIOS) + " |")
-    return "\n".join(lines)
+    rows = {label: [cell for cell in found if method_of(cell) == method] for method, label in LABELS.items()}
+    return by_size(NAMES[name], RATIOS, rows, _entry)
 
 
 def _entry(found: list[dict[str, Any]], column: int) -> str:
@@ -72,8 +67,8 @@ def _entry(found: list[dict[str, Any]], column: int) -> str:
     if not own:
         return "-"
     cell = min(own, key=lambda cell: abs(math.log(cell["ratio"] / column)))
-    size = "" if abs(cell["ratio"] / column - 1) <= NEARLY else f" at {cell['ratio']:.1f} x"
-    return f"{100 * cell['energy_lost_by_counts']:.3g} ({100 * cell['neighbours_kept']:.0f}){size}"
+    left = f"{100 * cell['energy_lost_by_counts']:.3g} ({100 * cell['neighbours_kept']:.0f})"
+    return left + off_size(cell["ratio"], column)
 
 
 def _column(cell: dict[str, Any]) -> int:

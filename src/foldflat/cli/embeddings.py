@@ -58,7 +58,7 @@ def plan(
 
     Example: `foldflat plan my-model --budget 8MB --picture ways.svg -o plan.json`
     """
-    check_outputs(recipe, picture, [output, sample.counts_file])
+    check_outputs(recipe, picture, [output])
     with progress(as_json) as watch:
         made, report = plan_source(model, recipe, text=sample, watch=watch)
     if output is not None:
@@ -94,7 +94,6 @@ def compress(
 
     Example: `foldflat compress my-model --budget 8MB -o smaller`
     """
-    check_outputs(recipe, None, [sample.counts_file])
     with launched_team() as team, progress(as_json or team.rank > 0) as watch:
         asked = recipe if plan_file is None else _read_plan(plan_file)
         result = compress_folder(

@@ -79,7 +79,7 @@ class CompressedEmbedding(nn.Module):
         flat = ids.reshape(-1)
         if self._cache is None or torch.compiler.is_compiling():
             rows = self.rows(flat)
-        elif any(part.requires_grad for part in self.parameters()):
+        elif self._is_trainable():
             # some optimisers change numbers without a trace
             self._forget()
             rows = self.rows(flat)
@@ -109,8 +109,11 @@ class CompressedEmbedding(nn.Module):
         if self._cache is not None:
             self._cache.clear()
 
+    def _is_trainable(self) -> bool:
+        return any(part.requires_grad for part in self.parameters())
+
     def _is_training(self) -> bool:
-        return torch.is_grad_enabled() and any(part.requires_grad for part in self.parameters())
+        return torch.is_grad_enabled() and self._is_trainable()
 
     def to_dense(self) -> Tensor:
         """Return the reconstructed table (n, d)."""
@@ -124,9 +127,8 @@ class CompressedEmbedding(nn.Module):
     def to_embedding(self) -> nn.Embedding:
         """Return an nn.Embedding of the reconstructed table, with the same padding index."""
         dense = self.to_dense()
-        trainable = any(parameter.requires_grad for parameter in self.parameters())
         embedding: nn.Embedding = nn.Embedding.from_pretrained(
-            dense, freeze=not trainable, padding_idx=self.padding_idx
+            dense, freeze=not self._is_trainable(), padding_idx=self.padding_idx
         )
         return embedding
 

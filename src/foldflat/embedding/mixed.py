@@ -184,7 +184,7 @@ class MixedEmbedding(PackedEmbedding):
             return stored
         master, lengths = self.masters.get_parameter(name), self._lengths(self.masters.get_parameter("bases"))
         with torch.no_grad():
-            packed = self._in_units(self._packed(self.masters)[name])
+            packed = self._in_units(self._packed(self.masters, name))
         return straight_through(
             master / lengths[:, None] if name == "bases" else master * lengths[self._directions], packed
         )
@@ -197,18 +197,20 @@ class MixedEmbedding(PackedEmbedding):
             scales = scales / self._lengths(bases)[self._directions]
         return MasterWeights({"bases": bases, "scales": scales}, {})
 
-    def _packed(self, masters: MasterWeights) -> dict[str, Tensor]:
-        """Return what stores trained bases and scales."""
-        bases, scales = masters.get_parameter("bases"), masters.get_parameter("scales")
-        lengths = self._lengths(bases)[self._directions]
-        return {"bases": stored_basis(bases, self.bases.dtype), "scales": (scales * lengths).to(self.scales.dtype)}
+    def _packed(self, masters: MasterWeights, name: str) -> Tensor:
+        """Return what stores trained bases or scales."""
+        bases = masters.get_parameter("bases")
+        if name == "bases":
+            return stored_basis(bases, self.bases.dtype)
+        scales: Tensor = masters.get_parameter(name) * self._lengths(bases)[self._directions]
+        return scales.to(self.scales.dtype)
 
-    @property
+    @cached_property
     def _directions(self) -> Tensor:
-        """Return the place among `bases` of the direction of each scale."""
+        """Return the place among `bases` of the direction of each scale, on the CPU."""
         starts = self._parts["bases"]
         places = [starts[layout.basis] + i for layout in self.layouts for i in layout.schedule.coded]
-        return torch.tensor(places, dtype=torch.int64, device=self.scales.device)
+        return torch.tensor(places, dtype=torch.int64, device="cpu")
 
     def _lengths(self, bases: Tensor) -> Tensor:
         """Return what the scales take over from each vector (ranks together,) where bases are int8."""
@@ -218,8 +220,8 @@ class MixedEmbedding(PackedEmbedding):
         return torch.where(largest > 0, largest, 1.0)
 
     def _pack(self, masters: MasterWeights) -> None:
-        for name, values in self._packed(masters).items():
-            getattr(self, name).copy_(values)
+        for name in ("bases", "scales"):
+            getattr(self, name).copy_(self._packed(masters, name))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return (.., n): hidden vectors are taken into each basis, so that no row is multiplied out."""

@@ -12,6 +12,7 @@ from foldflat.evaluate.glue import glue_task
 from foldflat.evaluate.loading import load_tokenizer, model_config
 from foldflat.evaluate.names import local_folder
 from foldflat.evaluate.optional import require
+from foldflat.model.manifest import file_sha256
 
 __all__ = ["data_fingerprint", "model_fingerprint"]
 
@@ -49,8 +50,7 @@ def _folder_sha256(folder: Path) -> str:
     digest = hashlib.sha256()
     for file in sorted(folder.iterdir()):
         if file.is_file() and not file.name.startswith(".") and file.suffix != ".md":
-            with file.open("rb") as stream:
-                digest.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+            digest.update(f"{file.name} {file_sha256(file)}\n".encode())
     return f"sha256 {digest.hexdigest()}"
 
 
