@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -239,6 +240,32 @@ def test_finetune_trains_the_coefficients_of_integer_tables(model: Path, glue_fo
     sizes = [run_json("inspect", folder)["tables"][0]["size_bytes"] for folder in (small, tuned)]
     assert sizes[0] == sizes[1]
     assert run_json("evaluate", tuned, *options)["metrics"] == trained["metrics"]
+
+
+def test_finetune_learns_from_the_uncompressed_model(model: Path, glue_folder: Path) -> None:
+    """Teacher, held-out rows and what they decided are in JSON and card; a teacher of other words is refused."""
+    parent, small, tuned = (model.parent / name for name in ("parent", "small-parent", "distilled"))
+    options = ("--task", "sst2", "--data", glue_folder, "--max-steps", 3, "--learning-rate", 1e-3)
+    run_json("finetune", model, *options, "-o", parent)
+    run_json("compress", parent, "-o", small)
+    own = ("--teacher", parent, "--teacher-weight", 0.7, "--hold-out", 0.3, "--patience", 2, "--group-by-length")
+    trained = run_json("finetune", small, *options, *own, "-o", tuned)
+    assert trained["settings"]["teacher"] == str(parent)
+    assert (trained["settings"]["teacher_weight"], trained["settings"]["group_by_length"]) == (0.7, True)
+    held_out = trained["train"]["held_out"]
+    assert held_out["step"] in [check["step"] for check in held_out["checks"]]
+    card = (tuned / "README.md").read_text()
+    assert f"The weights after step {held_out['step']}: of {len(held_out['checks'])} that were tried" in card
+    other = model.parent / "other"
+    shutil.copytree(parent, other)
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["renamed"] = vocabulary.pop(max(vocabulary, key=vocabulary.get))
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    refused = run("finetune", small, *options, "--teacher", other, "-o", model.parent / "refused")
+    assert refused.exit_code == 1
+    assert "has another vocabulary" in " ".join(refused.stderr.split())
+    assert not (model.parent / "refused").exists()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@
     ├── RecipeError (ValueError)               a setting is out of range or contradicts another
     │   └── BudgetError                        the budget is below the smallest possible result
     ├── DataError (ValueError)                 weights, rows, labels or calibration data are unusable
+    │   └── DivergedError                      training gave NaN or infinity
     ├── UnsupportedModelError (TypeError)      the model has a layer that must not be replaced silently
     ├── NoEmbeddingError (LookupError)         nothing in the model matches the recipe
     ├── DenseWeightError (AttributeError)      a compressed table was asked for the dense weight it no longer has
@@ -23,6 +24,7 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "DenseWeightError",
+    "DivergedError",
     "FoldflatError",
     "FormatVersionError",
     "MissingDependencyError",
@@ -50,6 +52,10 @@ class BudgetError(RecipeError):
 
 class DataError(FoldflatError, ValueError):
     """Report weights, rows, labels or calibration data that cannot be used."""
+
+
+class DivergedError(DataError):
+    """Report that training gave NaN or infinity; the model is not usable any more."""
 
 
 class UnsupportedModelError(FoldflatError, TypeError):

@@ -186,7 +186,7 @@ def test_every_step_augments_in_its_own_way(colours: ImageDataset, monkeypatch: 
 
 def test_distillation_brings_the_model_closer_to_the_teacher(colours: ImageDataset) -> None:
     """The divergence over all images falls below a third; labels alone leave more; the teacher stays as it is."""
-    from foldflat.evaluate.image_trainer import distillation_loss
+    from foldflat.evaluate.distillation import distillation_loss
 
     teacher = small(seed=5)
     retrain(teacher, colours, RetrainingSettings(max_steps=40, batch_size=16, learning_rate=0.2), progress=False)
@@ -215,7 +215,7 @@ def test_distillation_brings_the_model_closer_to_the_teacher(colours: ImageDatas
 
 def test_the_distance_from_the_teacher_by_hand() -> None:
     """Logits (0, 0) and (ln 3 * 2, 0) at temperature 2: 4 * (3/4 ln 3/2 + 1/4 ln 1/2), for any number of rows."""
-    from foldflat.evaluate.image_trainer import distillation_loss
+    from foldflat.evaluate.distillation import distillation_loss
 
     own, theirs = torch.zeros(5, 2), torch.tensor([[2 * np.log(3.0), 0.0]]).float().repeat(5, 1)
     expected = 4 * (0.75 * np.log(1.5) + 0.25 * np.log(0.5))

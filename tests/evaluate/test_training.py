@@ -177,7 +177,14 @@ def test_every_setting_reaches_the_trainer(rows: Any, tokenizer: Any) -> None:
         train_classifier(model, rows, tokenizer=tokenizer, settings=settings, progress=False)
         return torch.cat([parameter.detach().ravel() for parameter in model.parameters()])
 
-    changes = {"seed": 1, "learning_rate": 2e-3, "batch_size": 4, "weight_decay": 0.5, "bf16": True}
+    changes = {
+        "seed": 1,
+        "learning_rate": 2e-3,
+        "batch_size": 4,
+        "weight_decay": 0.5,
+        "bf16": True,
+        "group_by_length": True,
+    }
     usual = two_steps()
     assert [key for key, value in changes.items() if torch.equal(usual, two_steps(**{key: value}))] == []
 
@@ -229,6 +236,12 @@ def test_logits_come_back_in_the_order_of_the_rows(rows: Any, tokenizer: Any) ->
         ("warmup_ratio", 1.0, "below 1"),
         ("weight_decay", -0.1, "at least 0"),
         ("max_length", 7, "at least 8 tokens"),
+        ("hold_out", 0.6, "to 0.5"),
+        ("checks", 0, "at least 1"),
+        ("patience", -1, "at least 1, or 0"),
+        ("patience", 1, "it needs `hold_out`"),
+        ("teacher_weight", 1.5, "from 0"),
+        ("temperature", 0.0, "above 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting: str, value: Any, limit: str) -> None:
@@ -291,3 +304,48 @@ def test_data_that_cannot_be_trained_on_is_refused(rows: Any, tokenizer: Any) ->
     tokenizer.pad_token = None
     with pytest.raises(DataError, match="no padding token"):
         train(rows)
+
+
+def test_a_teacher_is_learnt_from(rows: Any, tokenizer: Any) -> None:
+    """With the teacher alone the labels do not count, and the answers come closer to its own; it stays as it was."""
+    from foldflat.evaluate.distillation import distillation_loss
+
+    teacher = tiny_model("distilbert", head="classifier", seed=1).train()
+    with torch.no_grad():
+        teacher.classifier.weight.mul_(20)
+    before = weights(teacher)
+
+    def trained(labels: list[int], **settings: Any) -> nn.Module:
+        model = tiny_model("distilbert", head="classifier")
+        own = rows.remove_columns("labels").add_column("labels", labels)
+        run = TrainingSettings(**{"max_steps": 30, "batch_size": 8, "learning_rate": 3e-3, **settings})
+        train_classifier(model, own, tokenizer=tokenizer, settings=run, teacher=teacher, progress=False)
+        return model
+
+    def distance(model: nn.Module) -> float:
+        own, theirs = (torch.from_numpy(predict_logits(one, rows, tokenizer=tokenizer)) for one in (model, teacher))
+        return distillation_loss(own, theirs, 1.0).item()
+
+    zeros, ones = [0] * len(rows), [1] * len(rows)
+    taught = trained(zeros, teacher_weight=1.0)
+    assert equal(weights(taught), weights(trained(ones, teacher_weight=1.0)))
+    assert distance(taught) < distance(tiny_model("distilbert", head="classifier")) / 3
+    assert distance(taught) < distance(trained(zeros, teacher_weight=0.0)) / 3
+    assert not equal(weights(taught), weights(trained(zeros, teacher_weight=1.0, temperature=5.0)))
+    assert teacher.training
+    assert equal(before, weights(teacher))
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_a_teacher_that_cannot_teach_is_refused(rows: Any, tokenizer: Any) -> None:
+    """The model itself, and one of another number of labels."""
+    model = tiny_model("distilbert", head="classifier")
+    other = copy.deepcopy(model)
+    other.config.num_labels = 2
+
+    def fails(kind: type[Exception], message: str, teacher: nn.Module) -> None:
+        with pytest.raises(kind, match=message):
+            train_classifier(model, rows, tokenizer=tokenizer, settings=STEPS, teacher=teacher, progress=False)
+
+    fails(RecipeError, "the teacher is the model itself", model)
+    fails(DataError, "the teacher predicts 2 labels, the model 3", other)

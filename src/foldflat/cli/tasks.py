@@ -24,6 +24,21 @@ def finetune(
     learning_rate: Annotated[float, typer.Option(help="Peak; warm-up and linear decay around it.")] = 5e-5,
     batch_size: Annotated[int, typer.Option(help="Examples in a step.")] = 32,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 where it is safe.")] = False,
+    group_by_length: Annotated[
+        bool, typer.Option("--group-by-length", help="Make batches of texts of like length: less padding.")
+    ] = False,
+    hold_out: Annotated[
+        float,
+        typer.Option(
+            help="Share of the training rows (500 at most) to score now and then in place of training on them; the "
+            "weights that do best are kept."
+        ),
+    ] = 0.0,
+    patience: Annotated[int, typer.Option(help="Such scores without a better one that end the run; 0: none do.")] = 0,
+    teacher: Annotated[
+        str | None, typer.Option(help="Folder or hub name of a classifier to distil from: the uncompressed one.")
+    ] = None,
+    teacher_weight: Annotated[float, typer.Option(help="Share of its answers in the loss, the rest are labels.")] = 0.5,
     tables: Annotated[
         str,
         typer.Option(
@@ -48,10 +63,21 @@ def finetune(
         learning_rate=learning_rate,
         batch_size=batch_size,
         bf16=bf16,
+        group_by_length=group_by_length,
+        hold_out=hold_out,
+        patience=patience,
+        teacher_weight=teacher_weight,
         tables=tables,
     )
     scores = finetune_folder(
-        model, output, task=task, data=data, settings=settings, overwrite=overwrite, progress=not as_json
+        model,
+        output,
+        task=task,
+        data=data,
+        settings=settings,
+        teacher=teacher,
+        overwrite=overwrite,
+        progress=not as_json,
     )
     _print_scores(scores, as_json)
 

@@ -6,7 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from foldflat.errors import DataError
+from foldflat.errors import DivergedError
 
 __all__ = ["MasterWeights", "bounded", "straight_through"]
 
@@ -33,10 +33,10 @@ class MasterWeights(nn.Module):
         return {name: tensor.detach() for name, tensor in (*self.named_parameters(), *self.named_buffers())}
 
     def check_finite(self) -> None:
-        """Raise DataError where training left something that cannot be stored."""
+        """Raise DivergedError where training left something that cannot be stored."""
         for name, values in self.named_parameters():
             if not bool(torch.isfinite(values).all()):
-                raise DataError(
+                raise DivergedError(
                     f"training left NaN or infinity in `{name}` of a compressed table, which cannot be stored\n"
                     "hint: a lower learning rate"
                 )

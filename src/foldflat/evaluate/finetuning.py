@@ -10,7 +10,8 @@ from foldflat.evaluate.data import load_split
 from foldflat.evaluate.glue import glue_task
 from foldflat.evaluate.loading import load_classifier, load_tokenizer, require_labels
 from foldflat.evaluate.scoring import require_tokenizer, score_classifier
-from foldflat.evaluate.training import TrainingRun, TrainingSettings, train_classifier
+from foldflat.evaluate.settings import TrainingRun, TrainingSettings
+from foldflat.evaluate.training import train_classifier
 
 __all__ = ["FinetuneResult", "finetune_classifier"]
 
@@ -35,12 +36,14 @@ def finetune_classifier(
     progress: bool = True,
     max_train_examples: int | None = None,
     tokenizer: Any = None,
+    teacher: nn.Module | None = None,
 ) -> FinetuneResult:
     """Train a classifier on one split of a GLUE task and score it on validation (see `score_classifier`).
 
     A folder or hub name is loaded first; a model without a classification head, such as a masked language
     model, gets a new one that depends on `settings.seed` alone. A model object is trained in place and needs
-    its `tokenizer`. `max_train_examples` keeps the first so many rows. `settings=None`: the defaults.
+    its `tokenizer`. `max_train_examples` keeps the first so many rows. `settings=None`: the defaults. `teacher` is
+    a classifier of the same task to distil from, moved to the model's device.
 
     Raises what `load_classifier`, `load_split` and `train_classifier` raise, before training where possible.
     """
@@ -55,5 +58,9 @@ def finetune_classifier(
         model = load_classifier(model_or_path, glue, tokenizer=tokenizer, new_head=True, seed=settings.seed)
     reading: dict[str, Any] = {"tokenizer": tokenizer, "max_length": settings.max_length}
     train = load_split(data, task, train_split, max_examples=max_train_examples, **reading)
-    run = train_classifier(model, train, tokenizer=tokenizer, settings=settings, progress=progress)
+    if teacher is not None:
+        teacher.to(next(model.parameters()).device)
+    run = train_classifier(
+        model, train, tokenizer=tokenizer, settings=settings, task=task, teacher=teacher, progress=progress
+    )
     return FinetuneResult(model, tokenizer, score_classifier(model, task, data, **reading), run)

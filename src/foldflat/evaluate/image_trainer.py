@@ -16,11 +16,12 @@ from torch.nn import functional
 from transformers.trainer_callback import TrainerCallback
 
 from foldflat.errors import CheckpointError
+from foldflat.evaluate.distillation import distillation_loss
 from foldflat.evaluate.images import ImageDataset, logits_of
 from foldflat.evaluate.trainer import FiniteTrainer
 from foldflat.randomness import torch_generator
 
-__all__ = ["WEIGHTS", "ImageTrainer", "ProgressCalls", "augmented", "distillation_loss"]
+__all__ = ["WEIGHTS", "ImageTrainer", "ProgressCalls", "augmented"]
 
 WEIGHTS = "weights.safetensors"
 _MOMENTUM = 0.9
@@ -136,9 +137,3 @@ def augmented(images: Tensor, seed: int) -> Tensor:
         columns.view(n, 1, 1, width),
     )
     return padded[tuple(part.to(images.device) for part in index)]
-
-
-def distillation_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """Return T^2 KL(softmax(target / T) || softmax(logits / T)), the mean over (n, classes) (Hinton et al. 2015)."""
-    own, theirs = (functional.log_softmax(values / temperature, dim=1) for values in (logits, target))
-    return functional.kl_div(own, theirs, reduction="batchmean", log_target=True) * temperature**2

@@ -18,7 +18,8 @@ from foldflat.evaluate.checkpoints import claim_folder, last_checkpoint, steps_d
 from foldflat.evaluate.images import ImageDataset
 from foldflat.evaluate.isolation import attributes_restored, quiet_transformers, random_state_restored
 from foldflat.evaluate.optional import require
-from foldflat.evaluate.training import TrainingRun, require_finite, trainer_arguments
+from foldflat.evaluate.settings import TrainingRun
+from foldflat.evaluate.training import require_finite, trainer_arguments
 from foldflat.model.size import state_sha256
 
 __all__ = ["RetrainingSettings", "retrain"]

@@ -13,10 +13,11 @@ from transformers import Trainer
 from transformers.trainer_callback import ProgressCallback
 
 from foldflat.embedding.training import load_masters, masters_of
-from foldflat.errors import DataError
+from foldflat.errors import DivergedError
+from foldflat.evaluate.distillation import distillation_loss
 from foldflat.model.hub.weights_file import holds_weights, load_weights
 
-__all__ = ["CompressedTrainer", "FiniteTrainer", "LossBar"]
+__all__ = ["ClassifierTrainer", "CompressedTrainer", "FiniteTrainer", "LossBar"]
 
 
 _MASTERS = "tables.training.safetensors"
@@ -64,18 +65,45 @@ def _load(model: nn.Module, folder: Path) -> None:
 
 
 class FiniteTrainer(CompressedTrainer):
-    """Raise DataError at the first loss that is NaN or infinite."""
+    """Raise DivergedError at the first loss that is NaN or infinite."""
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Return the loss of one batch after its backward pass; DataError where it is not finite."""
+        """Return the loss of one batch after its backward pass; DivergedError where it is not finite."""
         loss: torch.Tensor = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss).all():
-            raise DataError(
+            raise DivergedError(
                 f"the training loss became {loss.item():g} at step {self.state.global_step + 1} of "
                 f"{self.state.max_steps}, at a peak learning rate of {self.args.learning_rate:g}; "
                 "the model is not usable\nhint: a lower learning rate, more warm-up, or weights without NaN"
             )
         return loss
+
+
+class ClassifierTrainer(FiniteTrainer):
+    """Train a classifier on its labels, and on the answers of a teacher where it has one."""
+
+    teacher: Any = None
+    teacher_weight = 0.0
+    temperature = 1.0
+
+    def distil_from(self, teacher: nn.Module | None, weight: float, temperature: float) -> None:
+        """Take a teacher, on the model's device, whose answers make up `weight` of the loss; None for none."""
+        self.teacher, self.teacher_weight, self.temperature = teacher, weight, temperature
+        if teacher is not None:
+            teacher.eval()
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the loss of one batch, and with `return_outputs` what the model gave."""
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if self.teacher is not None:
+            texts = {name: values for name, values in inputs.items() if name != "labels"}
+            with torch.no_grad(), self.accelerator.autocast():
+                target = self.teacher(**texts).logits
+            distance = distillation_loss(outputs["logits"].float(), target.float(), self.temperature)
+            loss = loss.lerp(distance.to(loss.dtype), self.teacher_weight)
+        return (loss, outputs) if return_outputs else loss
 
 
 class LossBar(ProgressCallback):

@@ -1,82 +1,39 @@
 """Train a sequence classifier in place, with transformers' Trainer underneath."""
 
 import contextlib
-import dataclasses
-import math
 import tempfile
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from foldflat.embedding.training import TRAINABLE, training_tables
-from foldflat.errors import DataError, RecipeError
+from foldflat.embedding.training import training_tables
+from foldflat.errors import DataError, DivergedError, RecipeError
+from foldflat.evaluate.glue import glue_task
 from foldflat.evaluate.isolation import attributes_restored, quiet_transformers, random_state_restored
 from foldflat.evaluate.optional import require
-from foldflat.evaluate.prediction import padding_collator, require_fitting
+from foldflat.evaluate.prediction import padding_collator, predict_logits, require_fitting
+from foldflat.evaluate.settings import TrainingRun, TrainingSettings
+from foldflat.randomness import torch_generator
 
-__all__ = ["TrainingRun", "TrainingSettings", "require_finite", "train_classifier", "trainer_arguments"]
+__all__ = ["require_finite", "train_classifier", "trainer_arguments"]
 
 _STEPS_PER_LOSS = 10  # how often the bar shows a new loss
-_SHORTEST = 8  # the special tokens of a pair are four in RoBERTa's way, and some text has to be left
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingSettings:
-    """Hold the settings of one training run; a value out of range is a RecipeError.
-
-    `epochs` counts passes over the data and may be a fraction; `max_steps`, where it is not -1, replaces it.
-    `learning_rate` is AdamW's peak: it rises over the first `warmup_ratio` of the steps, then falls linearly
-    to 0. `bf16` computes under bfloat16 autocast, the weights stay as they are. `max_length` is in tokens.
-    `tables` says what is trained of tables of integer coefficients or trellis codes: "none"; "bases", with their
-    scales; "all", with coefficients where they are integers. Tables of other kinds do not ask.
-    """
-
-    seed: int = 0
-    epochs: float = 3.0
-    max_steps: int = -1
-    learning_rate: float = 5e-5
-    batch_size: int = 32
-    warmup_ratio: float = 0.06
-    weight_decay: float = 0.01
-    bf16: bool = False
-    max_length: int = 128
-    tables: str = "bases"
-
-    def __post_init__(self) -> None:
-        """Raise RecipeError for the first value out of range."""
-        self._require("seed", 0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1")
-        self._require("epochs", 0 < self.epochs < math.inf, "above 0")
-        self._require("max_steps", self.max_steps == -1 or self.max_steps >= 1, "at least 1, or -1 for `epochs`")
-        self._require("learning_rate", 0 < self.learning_rate < math.inf, "above 0")
-        self._require("batch_size", self.batch_size >= 1, "at least 1")
-        self._require("warmup_ratio", 0 <= self.warmup_ratio < 1, "at least 0 and below 1")
-        self._require("weight_decay", 0 <= self.weight_decay < math.inf, "at least 0")
-        self._require("max_length", self.max_length >= _SHORTEST, f"at least {_SHORTEST} tokens")
-        self._require("tables", self.tables in TRAINABLE, f"one of {', '.join(TRAINABLE)}")
-
-    def _require(self, name: str, fulfilled: bool, limit: str) -> None:
-        if not fulfilled:
-            raise RecipeError(f"`{name}` is {getattr(self, name)}\nhint: {limit}")
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingRun:
-    """Report a training run: optimiser steps, wall-clock seconds, mean loss over all steps.
-
-    `tables` are the names of quantised tables with what was trained of them: bases, scales, coefficients.
-    """
-
-    steps: int
-    seconds: float
-    train_loss: float
-    tables: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+_MOST_HELD_OUT = 500
 
 
 def train_classifier(
-    model: nn.Module, train_dataset: Any, *, tokenizer: Any, settings: TrainingSettings, progress: bool = True
+    model: nn.Module,
+    train_dataset: Any,
+    *,
+    tokenizer: Any,
+    settings: TrainingSettings,
+    task: str | None = None,
+    teacher: nn.Module | None = None,
+    progress: bool = True,
 ) -> TrainingRun:
     """Train `model`, a transformers sequence classifier, on a tokenised data set with `labels`; in place.
 
@@ -85,45 +42,112 @@ def train_classifier(
     and stored again after it (`settings.tables`). The same settings, model and machine give the same weights.
     Nothing is left on disk; `progress` shows a bar with the time left on stderr.
 
-    Raises DataError for no rows, texts beyond the model's positions, a tokenizer without a padding token, or
-    a loss that becomes NaN or infinite (the model is then unusable); RecipeError where bfloat16 is missing.
+    Args:
+        model: trained in place.
+        train_dataset: rows of `load_split`.
+        tokenizer: pads batches.
+        settings: of the run.
+        task: whose metric rows that are held out are scored by; needed for `settings.hold_out`.
+        teacher: a classifier of the same labels on the same device, to distil from; it computes in eval mode and is
+            not changed.
+        progress: show the bar.
+
+    Raises DataError for no rows, too few to hold some out, texts beyond the model's positions, a tokenizer without a
+    padding token, or a teacher of other labels; DivergedError for a loss that becomes NaN or infinite (the model is
+    then unusable); RecipeError where bfloat16 is missing, the teacher is the model, or rows are to be held out and no
+    task is given.
     """
     require("accelerate", "hf")
     collator = padding_collator(tokenizer)
-    require_fitting(model, train_dataset)
+    for one in (model, teacher):
+        if one is not None:
+            require_fitting(one, train_dataset)
     if "labels" not in train_dataset.column_names:
         raise DataError(f"training needs a column `labels`; found {', '.join(train_dataset.column_names)}")
+    _check_teacher(model, teacher)
+    rows, held_out = _split(train_dataset, settings, task)
     device = next(model.parameters()).device
     try:
         with (
             tempfile.TemporaryDirectory() as scratch,
-            _nothing_left_on(model),
+            _nothing_left_on(model, teacher),
             training_tables(model, settings.tables) as tables,
         ):
-            trainer = _trainer(model, train_dataset, collator, _arguments(scratch, device, settings, progress))
+            trainer = _trainer(model, rows, collator, _arguments(scratch, device, settings, progress))
+            trainer.distil_from(teacher, settings.teacher_weight, settings.temperature)
+            best = None if held_out is None else _best_weights(model, held_out, tokenizer, settings, str(task))
+            if best is not None:
+                trainer.add_callback(best)
             start = time.perf_counter()
             steps, loss, _ = trainer.train()
             seconds = time.perf_counter() - start
             require_finite(model)
+            if best is not None:
+                best.restore()
     finally:
         model.zero_grad()
         model.to(device).eval()
-    return TrainingRun(steps, seconds, loss, tables)
+    return TrainingRun(steps, seconds, loss, tables, None if best is None else best.report())
+
+
+def _check_teacher(model: nn.Module, teacher: nn.Module | None) -> None:
+    if teacher is model:
+        raise RecipeError("the teacher is the model itself\nhint: the model from before compression, or a copy")
+    own, theirs = (getattr(getattr(one, "config", None), "num_labels", None) for one in (model, teacher))
+    if teacher is not None and own != theirs:
+        raise DataError(
+            f"the teacher predicts {theirs} labels, the model {own}\nhint: a teacher fine-tuned on the same task"
+        )
+
+
+def _split(dataset: Any, settings: TrainingSettings, task: str | None) -> tuple[Any, Any]:
+    """Return the rows to train on and those that are held out, None where all are trained on."""
+    if not settings.hold_out:
+        return dataset, None
+    if task is None:
+        raise RecipeError("rows are to be held out, which takes a metric\nhint: give `task`")
+    count = min(_MOST_HELD_OUT, int(settings.hold_out * len(dataset)))
+    if count < 1:
+        raise DataError(
+            f"{settings.hold_out:g} of {len(dataset)} training rows are none to hold out\n"
+            f"hint: `hold_out` of at least {1 / len(dataset):.2g}, more rows, or 0 to train on all"
+        )
+    order = torch.randperm(len(dataset), generator=torch_generator(0))
+    return dataset.select(order[count:].sort().values.tolist()), dataset.select(order[:count].sort().values.tolist())
+
+
+def _best_weights(model: nn.Module, rows: Any, tokenizer: Any, settings: TrainingSettings, task: str) -> Any:
+    from foldflat.evaluate.held_out import BestWeights, held_out_score
+
+    labels = np.asarray(rows["labels"][:])
+    device = next(model.parameters()).device.type
+
+    def score() -> tuple[float, float]:
+        with torch.autocast(device, torch.bfloat16, enabled=settings.bf16):
+            logits = predict_logits(model, rows, tokenizer=tokenizer)
+        return held_out_score(task, logits, labels)
+
+    return BestWeights(model, score, metric=glue_task(task).headline, rows=len(rows), settings=settings)
 
 
 @contextlib.contextmanager
-def _nothing_left_on(model: nn.Module) -> Iterator[None]:
-    """Undo what Trainer does beside training: seeds, verbosity, wrapped forward, `config.use_cache`."""
+def _nothing_left_on(model: nn.Module, teacher: nn.Module | None) -> Iterator[None]:
+    """Undo what Trainer does beside training: seeds, verbosity, wrapped forward, `config.use_cache`, modes."""
+    was_training = teacher is not None and teacher.training
     with random_state_restored(), quiet_transformers(), attributes_restored(model, model.config):
-        yield
+        try:
+            yield
+        finally:
+            if teacher is not None:
+                teacher.train(was_training)
 
 
 def _trainer(model: nn.Module, dataset: Any, collator: Any, arguments: Any) -> Any:
     from transformers.trainer_callback import PrinterCallback
 
-    from foldflat.evaluate.trainer import FiniteTrainer, LossBar
+    from foldflat.evaluate.trainer import ClassifierTrainer, LossBar
 
-    trainer = FiniteTrainer(model=model, args=arguments, train_dataset=dataset, data_collator=collator)
+    trainer = ClassifierTrainer(model=model, args=arguments, train_dataset=dataset, data_collator=collator)
     trainer.remove_callback(PrinterCallback)
     if arguments.logging_strategy != "no":
         trainer.add_callback(LossBar)
@@ -138,6 +162,7 @@ def _arguments(scratch: str, device: torch.device, settings: TrainingSettings, p
         per_device_train_batch_size=settings.batch_size,
         warmup_steps=settings.warmup_ratio,  # below 1 it is a share of the steps
         weight_decay=settings.weight_decay,
+        train_sampling_strategy="group_by_length" if settings.group_by_length else "random",
         save_strategy="no",
         logging_strategy="steps" if progress else "no",
     )
@@ -174,9 +199,9 @@ def trainer_arguments(device: torch.device, settings: Any, **own: Any) -> Any:
 
 
 def require_finite(model: nn.Module) -> None:
-    """Raise DataError for the first parameter that holds NaN or infinity after training."""
+    """Raise DivergedError for the first parameter that holds NaN or infinity after training."""
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
-            raise DataError(
+            raise DivergedError(
                 f"training left NaN or infinity in {name!r}; the model is not usable\nhint: a lower learning rate"
             )

@@ -5,7 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from foldflat.checkpoint import check_target, compressed_tables, save_model_files, writing_folder
-from foldflat.evaluate import TrainingSettings, finetune_classifier, score_classifier
+from foldflat.errors import DataError
+from foldflat.evaluate import (
+    TrainingSettings,
+    finetune_classifier,
+    glue_task,
+    load_classifier,
+    load_tokenizer,
+    score_classifier,
+)
 from foldflat.model.manifest import write_manifest
 
 __all__ = ["evaluate_folder", "finetune_folder"]
@@ -18,6 +26,7 @@ def finetune_folder(
     task: str,
     data: str,
     settings: TrainingSettings,
+    teacher: str | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
@@ -29,11 +38,17 @@ def finetune_folder(
         task: one of the nine GLUE tasks.
         data: folder or hub name of the data.
         settings: of the training run.
+        teacher: folder or hub name of a classifier of the task to distil from, of the model's vocabulary.
         overwrite: replace a target that exists.
+
+    Raises:
+        DataError: the teacher has another vocabulary; and what `finetune_classifier` raises.
     """
     check_target(target, overwrite=overwrite)
-    result = finetune_classifier(model, task, data, settings=settings, progress=progress)
-    scores = {"model": model, **result.metrics, "train": vars(result.run), "settings": vars(settings)}
+    loaded = None if teacher is None else _teacher(teacher, model, task)
+    result = finetune_classifier(model, task, data, settings=settings, teacher=loaded, progress=progress)
+    settled = {**vars(settings), "teacher": teacher}
+    scores = {"model": model, **result.metrics, "train": vars(result.run), "settings": settled}
     with writing_folder(target, overwrite=overwrite) as folder:
         compressed = bool(compressed_tables(result.model))
         manifest = save_model_files(result.model, folder) if compressed else {}
@@ -44,6 +59,16 @@ def finetune_folder(
         if compressed:
             write_manifest(folder, manifest)
     return scores
+
+
+def _teacher(name: str, model: str, task: str) -> Any:
+    tokenizer = load_tokenizer(name)
+    if tokenizer.get_vocab() != load_tokenizer(model).get_vocab():
+        raise DataError(
+            f"the teacher {name!r} has another vocabulary than {model!r}, and would read other words\n"
+            "hint: the model from before compression, fine-tuned on the task"
+        )
+    return load_classifier(name, glue_task(task), tokenizer=tokenizer, new_head=False)
 
 
 def evaluate_folder(
@@ -60,6 +85,12 @@ def _card(title: str, scores: dict[str, Any]) -> str:
         f"\nOf the table `{name}` were trained: {', '.join(parts)}.\n"
         for name, parts in scores["train"]["tables"].items()
     )
+    held_out = scores["train"]["held_out"]
+    if held_out is not None:
+        trained += (
+            f"\nThe weights after step {held_out['step']}: of {len(held_out['checks'])} that were tried, the best "
+            f"{held_out['metric']} on {held_out['rows']} training rows that were held out.\n"
+        )
     return f"""# {title}
 
 {scores["model"]} fine-tuned on {scores["task"]}; {scores["examples"]} examples of split {scores["split"]}.

@@ -39,8 +39,8 @@ def test_a_grid_is_what_the_file_says(tmp_path: Path) -> None:
     assert (grid.models, grid.data, grid.tasks, grid.seeds) == (("m",), "d", ("cola", "rte"), (0, 7))
     assert (grid.methods, grid.rates) == (("none", "svd", "paper-3", "paper"), (0.4, 0.6))
     assert (grid.unit, grid.lengths) == ("epochs", (0, 2))
-    assert (grid.parent.max_steps, grid.parent.learning_rate, grid.parent.bf16) == (9, 2e-4, True)
-    assert (grid.training.max_steps, grid.training.learning_rate) == (-1, 2e-4)
+    assert (grid.parent.settings.max_steps, grid.parent.learning_rates, grid.parent.settings.bf16) == (9, (2e-4,), True)
+    assert (grid.training.settings.max_steps, grid.training.settings.learning_rate) == (-1, 2e-4)
 
 
 @pytest.mark.parametrize(

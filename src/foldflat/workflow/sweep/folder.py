@@ -135,10 +135,10 @@ class ResultsFolder:
         """Keep why a job failed."""
         write_json(self._file("errors", job), {"key": job.key, "label": job.label, "settings": job.settings, **error})
 
-    def write_results(self, rows: list[dict[str, Any]]) -> Path:
-        """Write results.json, the figures of all finished cells of a grid; return the file."""
+    def write_results(self, grid: str, rows: list[dict[str, Any]]) -> Path:
+        """Write results.json, the text of a grid and the figures of all its finished cells; return the file."""
         file = self.path / "results.json"
-        write_json(file, {"format": CELL_FORMAT, "cells": rows})
+        write_json(file, {"format": CELL_FORMAT, "grid": grid, "cells": rows})
         return file
 
     def _result(self, job: Job) -> Path:

@@ -1,7 +1,7 @@
 """The grid of a sweep: what is compared, read from YAML and checked once."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from foldflat.evaluate import TrainingSettings, glue_task
 from foldflat.workflow.sweep.methods import check_method, has_rate
 from foldflat.workflow.sweep.nodes import Node, read_yaml
 
-__all__ = ["Grid", "read_grid"]
+__all__ = ["Grid", "Stage", "read_grid"]
 
 Value = TypeVar("Value")
 
@@ -24,6 +24,32 @@ _SETTINGS = {
     for field in dataclasses.fields(TrainingSettings)
     if field.name != "seed"
 }
+
+
+_PARENT_KEYS = (*_SETTINGS, "trial_steps")
+_TRAINING_KEYS = (*(name for name in _PARENT_KEYS if name not in _LENGTHS), "teacher")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Hold what the runs of one stage, the making of parents or the training after compression, have in common.
+
+    Attributes:
+        settings: but for the seed, and for the length where the grid gives several.
+        learning_rates: where there is more than one, that of the best short run is taken.
+        trial_steps: steps of such a run.
+        teacher: distil from the uncompressed model.
+    """
+
+    settings: TrainingSettings
+    learning_rates: tuple[float, ...]
+    trial_steps: int | None = None
+    teacher: bool = False
+
+    @property
+    def has_trials(self) -> bool:
+        """Say whether short runs choose the learning rate."""
+        return len(self.learning_rates) > 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +65,10 @@ class Grid:
         unit: "epochs" or "max_steps", what `lengths` count.
         lengths: how long to fine-tune after compression; 0 for not at all.
         data: folder or hub name with the tasks.
-        parent: settings of the run that makes a classifier of a model, but for the seed.
-        training: settings of the runs after compression, but for seed and length.
+        parent: of the run that makes a classifier of a model.
+        training: of the runs after compression.
         file: where the grid was read, for messages.
+        text: what it says there.
         lines: axis -> value -> line of the file.
     """
 
@@ -53,9 +80,10 @@ class Grid:
     unit: str
     lengths: tuple[float, ...]
     data: str
-    parent: TrainingSettings
-    training: TrainingSettings
+    parent: Stage
+    training: Stage
     file: str
+    text: str
     lines: dict[str, dict[Any, int]]
 
     @contextmanager
@@ -91,15 +119,17 @@ def read_grid(file: Path) -> Grid:
     if rated and not lines["rates"]:
         line = lines["methods"][rated[0]]
         raise RecipeError(f"{file}, line {line}: {rated[0]!r} needs `rates`\nhint: for one, rates: [0.4]")
-    training = _settings(keys.get("training"), {}, lengths=False)
-    parent = _settings(keys.get("parent"), training, lengths=True)
+    training = _stage_values(keys.get("training"), {}, _TRAINING_KEYS)
+    common = {name: value for name, value in training.items() if name != "teacher"}
+    parent = _stage_values(keys.get("parent"), common, _PARENT_KEYS)
     return Grid(
         **{axis: tuple(lines[axis]) for axis in (*_AXES, "rates", "lengths")},
         unit=unit,
         data=keys["data"].text(),
-        parent=TrainingSettings(**parent),
-        training=TrainingSettings(**training),
+        training=_stage(keys.get("training", node), training),
+        parent=_stage(keys.get("parent", node), parent),
         file=str(file),
+        text=file.read_text(encoding="utf-8"),
         lines=lines,
     )
 
@@ -152,15 +182,48 @@ def _lengths(node: Node, keys: dict[str, Node]) -> tuple[str, dict[Any, int]]:
     return given[0], keys[given[0]].items(length)
 
 
-def _settings(node: Node | None, common: dict[str, Any], *, lengths: bool) -> dict[str, Any]:
-    """Return the settings of a training run that a mapping gives, on top of common ones."""
+def _stage_values(node: Node | None, common: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Return the values that a mapping gives a stage, on top of common ones."""
     if node is None:
         return common
-    known = [name for name in _SETTINGS if lengths or name not in _LENGTHS]
     found = node.mapping(known)
     if all(unit in found for unit in _LENGTHS):
         raise found["max_steps"].error(f"{node.name} has both `epochs` and `max_steps`", "keep one of them")
-    own = {name: _SETTINGS[name](value) for name, value in found.items()}
-    for name, value in own.items():
-        _checked(found[name], lambda name=name, value=value: TrainingSettings(**{name: value}))  # type: ignore[misc]
-    return {**common, **own}
+    return {**common, **{name: _stage_value(name, value) for name, value in found.items()}}
+
+
+def _stage_value(name: str, node: Node) -> Any:
+    if name == "trial_steps":
+        steps = node.whole()
+        if steps < 1:
+            raise node.error(f"`trial_steps` is {steps}", "at least 1")
+        return steps
+    if name == "teacher":
+        return node.truth()
+    if name == "learning_rate":
+        return tuple(node.items(_learning_rate)) if node.is_list else (_learning_rate(node),)
+    value = _SETTINGS[name](node)
+    if name != "patience":  # which needs another
+        _checked(node, lambda: TrainingSettings(**{name: value}))
+    return value
+
+
+def _learning_rate(node: Node) -> float:
+    value = node.number()
+    _checked(node, lambda: TrainingSettings(learning_rate=value))
+    return value
+
+
+def _stage(node: Node, values: dict[str, Any]) -> Stage:
+    """Check what the values of a stage are together, against the line where the stage begins."""
+    own = dict(values)
+    rates = own.pop("learning_rate", (TrainingSettings.learning_rate,))
+    steps, teacher = own.pop("trial_steps", None), own.pop("teacher", False)
+    settings = _checked(node, lambda: TrainingSettings(learning_rate=rates[0], **own))
+    if len(rates) > 1 and not (steps and settings.hold_out):
+        raise node.error(
+            f"{node.name} has {len(rates)} learning rates to choose from, and no "
+            f"{'`hold_out`' if steps else '`trial_steps`'}",
+            "short runs, scored on rows that are held out, decide: trial_steps: 100, hold_out: 0.05",
+        )
+    return Stage(settings, rates, steps, teacher)

@@ -8,26 +8,28 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
-from foldflat.evaluate import TrainingSettings, data_fingerprint, model_fingerprint
+from foldflat.evaluate import data_fingerprint, model_fingerprint
 from foldflat.randomness import spawn_seeds
-from foldflat.workflow.sweep.grid import Grid
-from foldflat.workflow.sweep.methods import ENSEMBLE, ENSEMBLE_OF, has_rate, recipe_of
+from foldflat.workflow.sweep.grid import Grid, Stage
+from foldflat.workflow.sweep.methods import among, has_rate, recipe_of
 
 __all__ = ["CELL_FORMAT", "TRAINING_ROWS", "Cell", "Job", "cells_of", "with_needs"]
 
-CELL_FORMAT = 1
+CELL_FORMAT = 2
 """Raised whenever what a cell computes or holds changes; a folder of another number is refused."""
 
 TRAINING_ROWS = 1000
 """Rows of the training split that the paper's choice among numbers of subspaces is made on."""
 
+_CANDIDATES = {*among("paper"), *among("paper-weighted")}
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Say what is to be computed: a parent, a cell, or the choice of one cell among several.
+    """Say what is to be computed: a parent, a cell, the choice of one cell among several or that of a learning rate.
 
     Attributes:
-        kind: "parent", "cell" or "choice".
+        kind: "parent", "cell", "choice" or "learning_rate".
         settings: all that determines the figures; the key is their sha256.
         model: where the model is; its fingerprint, not its place, is among the settings.
         data: where the data is, likewise.
@@ -71,9 +73,11 @@ def cells_of(grid: Grid) -> list[Cell]:
         with grid.line_of("tasks", task):
             tasks[task] = data_fingerprint(grid.data, task)
     cells = []
-    for model, task, seed in itertools.product(grid.models, grid.tasks, grid.seeds):
-        parent = _parent(grid, model, task, seed, {"model": models[model], "data": tasks[task]})
-        cells += [_cell(grid, parent, place) for place in _places(grid, model, task, seed)]
+    for model, task in itertools.product(grid.models, grid.tasks):
+        fingerprints = {"model": models[model], "data": tasks[task]}
+        parents = {seed: _parent(grid, model, task, seed, fingerprints) for seed in grid.seeds}
+        for seed in grid.seeds:
+            cells += [_cell(grid, parents, place) for place in _places(grid, model, task, seed)]
     return cells
 
 
@@ -95,20 +99,71 @@ def _places(grid: Grid, model: str, task: str, seed: int) -> Iterator[dict[str, 
 
 
 def _parent(grid: Grid, model: str, task: str, seed: int, fingerprints: dict[str, str]) -> Job:
-    training = dataclasses.replace(grid.parent, seed=_seeds(seed)[0])
-    settings = {**fingerprints, "task": task, "training": dataclasses.asdict(training)}
-    return Job("parent", settings, model, grid.data, f"{task} parent, seed {seed}")
+    """Return the job that makes the classifier of a seed, and in `needs` the choice of its learning rate."""
+    settings = {**fingerprints, "task": task}
+    training = dataclasses.asdict(dataclasses.replace(grid.parent.settings, seed=_seeds(seed)[0]))
+    job = Job("parent", {**settings, "training": training}, model, grid.data, f"{task} parent, seed {seed}")
+    if not grid.parent.has_trials:
+        return job
+    trial = Job("parent", settings, model, grid.data, f"{task} parent")
+    return _with_learning_rate(job, _learning_rate(grid, grid.parent, trial, 0))
 
 
-def _cell(grid: Grid, parent: Job, place: dict[str, Any]) -> Cell:
-    if place["method"] != ENSEMBLE:
-        return Cell(place, _job(grid, parent, place, place["method"]))
-    needs = tuple(_job(grid, parent, place, f"{ENSEMBLE}-{k}") for k in ENSEMBLE_OF)
+def _learning_rate(grid: Grid, stage: Stage, run: Job, which: int) -> Job:
+    """Return the job that chooses the learning rate of the runs of a stage.
+
+    Args:
+        grid: whose first seed the trials have.
+        stage: of the runs.
+        run: such a run of the first seed; but for its training, all its settings and needs are those of the trials.
+        which: 0 for the seed of a parent's run, 1 for that of a run after compression.
+    """
+    steps = stage.trial_steps or -1
+    trial = dataclasses.replace(stage.settings, seed=_seeds(grid.seeds[0])[which], max_steps=steps)
+    settings = {
+        **run.settings,
+        "trial_of": run.kind,
+        "training": {**dataclasses.asdict(trial), "learning_rate": None, "patience": 0},
+        "learning_rates": list(stage.learning_rates),
+    }
+    return Job("learning_rate", settings, run.model, run.data, f"learning rate of {run.label}", run.needs)
+
+
+def _with_learning_rate(job: Job, choice: Job) -> Job:
+    training = {**job.settings["training"], "learning_rate": None}
+    settings = {**job.settings, "training": training, "learning_rate_of": choice.key}
+    return dataclasses.replace(job, settings=settings, needs=(*job.needs, choice))
+
+
+def _cell(grid: Grid, parents: dict[int, Job], place: dict[str, Any]) -> Cell:
+    methods = among(place["method"])
+    if not methods:
+        return Cell(place, _job(grid, parents, place, place["method"]))
+    needs = tuple(_job(grid, parents, place, method) for method in methods)
+    first = needs[0]
     settings = {"among": [need.key for need in needs]}
-    return Cell(place, Job("choice", settings, parent.model, parent.data, _label(place, ENSEMBLE), needs))
+    return Cell(place, Job("choice", settings, first.model, first.data, _label(place, place["method"]), needs))
 
 
-def _job(grid: Grid, parent: Job, place: dict[str, Any], method: str) -> Job:
+def _job(grid: Grid, parents: dict[int, Job], place: dict[str, Any], method: str) -> Job:
+    plain = _untrained(parents[place["seed"]], place, method)
+    if not place[grid.unit]:
+        return plain
+    training = dataclasses.replace(
+        grid.training.settings, seed=_seeds(place["seed"])[1], **{grid.unit: place[grid.unit]}
+    )
+    after = {"training": dataclasses.asdict(training), "teacher": grid.training.teacher}
+    job = dataclasses.replace(plain, settings={**plain.settings, **after})
+    if not grid.training.has_trials:
+        return job
+    first = {**place, "seed": grid.seeds[0], "epochs": None, "max_steps": grid.training.trial_steps}
+    trial = _untrained(parents[grid.seeds[0]], first, method)
+    trial = dataclasses.replace(trial, settings={**trial.settings, "teacher": grid.training.teacher})
+    return _with_learning_rate(job, _learning_rate(grid, grid.training, trial, 1))
+
+
+def _untrained(parent: Job, place: dict[str, Any], method: str) -> Job:
+    """Return the job of a cell that is scored as compression leaves it."""
     recipe = recipe_of(method, place["rate"], place["seed"])
     settings = {
         **parent.settings,
@@ -117,20 +172,10 @@ def _job(grid: Grid, parent: Job, place: dict[str, Any], method: str) -> Job:
         "rate": place["rate"],
         "recipe_seed": place["seed"],
         "recipe": None if recipe is None else recipe.to_dict(),
-        "training": _after(grid, place),
-        "training_rows": TRAINING_ROWS if method.startswith(f"{ENSEMBLE}-") else None,
+        "training": None,
+        "training_rows": TRAINING_ROWS if method in _CANDIDATES else None,
     }
     return Job("cell", settings, parent.model, parent.data, _label(place, method), (parent,))
-
-
-def _after(grid: Grid, place: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the settings of the run after compression, None where there is none."""
-    if not place[grid.unit]:
-        return None
-    settings: TrainingSettings = dataclasses.replace(
-        grid.training, seed=_seeds(place["seed"])[1], **{grid.unit: place[grid.unit]}
-    )
-    return dataclasses.asdict(settings)
 
 
 def _seeds(seed: int) -> list[int]:

@@ -1,17 +1,21 @@
 """The methods of a sweep by name: what each asks of the table."""
 
 import re
+from typing import Any
 
 from foldflat.embedding.recipe import EmbeddingRecipe
 from foldflat.errors import RecipeError
 
-__all__ = ["ENSEMBLE", "ENSEMBLE_OF", "METHODS_IN_WORDS", "check_method", "has_rate", "recipe_of"]
+__all__ = ["METHODS_IN_WORDS", "among", "check_method", "has_rate", "is_weighted", "recipe_of"]
 
 ENSEMBLE = "paper"
 ENSEMBLE_OF = (2, 3, 4, 5)
 """The numbers of subspaces that the paper chooses from."""
 
-METHODS_IN_WORDS = "none, svd, paper-2 (or another number of subspaces), paper, ours, int8 or int4"
+METHODS_IN_WORDS = (
+    "none, int8, int4, svd, paper-2 (or another number of subspaces), paper or ours, the last four also with -weighted"
+)
+_WEIGHTED = "-weighted"
 _OF_ONE_SIZE = ("none", "int8", "int4")
 _WITH_RATE = ("svd", ENSEMBLE, "ours")
 _PAPER = re.compile(r"paper-([2-9]|[1-9][0-9]+)")
@@ -19,13 +23,26 @@ _PAPER = re.compile(r"paper-([2-9]|[1-9][0-9]+)")
 
 def check_method(name: str) -> None:
     """Raise RecipeError for a method that there is not."""
-    if name not in (*_OF_ONE_SIZE, *_WITH_RATE) and not _PAPER.fullmatch(name):
+    plain = name.removesuffix(_WEIGHTED)
+    known = plain in _WITH_RATE or _PAPER.fullmatch(plain) is not None
+    if not known and name not in _OF_ONE_SIZE:
         raise RecipeError(f"unknown method {name!r}\nhint: {METHODS_IN_WORDS}")
 
 
 def has_rate(name: str) -> bool:
     """Say whether a method makes tables of any size."""
     return name not in _OF_ONE_SIZE
+
+
+def is_weighted(name: str) -> bool:
+    """Say whether a method weights rows by how often their tokens occur in the training texts."""
+    return name.endswith(_WEIGHTED)
+
+
+def among(name: str) -> tuple[str, ...]:
+    """Return the methods that the paper's choice is made from; none for a method that is no such choice."""
+    plain = name.removesuffix(_WEIGHTED)
+    return tuple(f"{ENSEMBLE}-{k}{name.removeprefix(plain)}" for k in ENSEMBLE_OF) if plain == ENSEMBLE else ()
 
 
 def recipe_of(name: str, rate: float | None, seed: int) -> EmbeddingRecipe | None:
@@ -40,9 +57,13 @@ def recipe_of(name: str, rate: float | None, seed: int) -> EmbeddingRecipe | Non
         return None
     if rate is None:
         return EmbeddingRecipe(method=name, seed=seed)
-    keep_ratio = round(1 - rate, 12)  # 1 - 0.43 is 0.5700000000000001
-    subspaces = _PAPER.fullmatch(name)
+    plain = name.removesuffix(_WEIGHTED)
+    common: dict[str, Any] = {
+        "keep_ratio": round(1 - rate, 12),  # 1 - 0.43 is 0.5700000000000001
+        "row_weights": "auto" if is_weighted(name) else None,
+        "seed": seed,
+    }
+    subspaces = _PAPER.fullmatch(plain)
     if subspaces:
-        return EmbeddingRecipe(keep_ratio=keep_ratio, n_subspaces=int(subspaces[1]), free_ranks=False, seed=seed)
-    method = "svd" if name == "svd" else EmbeddingRecipe.method
-    return EmbeddingRecipe(keep_ratio=keep_ratio, method=method, seed=seed)
+        return EmbeddingRecipe(n_subspaces=int(subspaces[1]), free_ranks=False, **common)
+    return EmbeddingRecipe(method="svd" if plain == "svd" else EmbeddingRecipe.method, **common)

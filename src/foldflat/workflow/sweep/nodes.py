@@ -58,6 +58,11 @@ class Node:
             found[value] = own.line
         return found
 
+    @property
+    def is_list(self) -> bool:
+        """Say whether this is a list."""
+        return bool(self.yaml.id == "sequence")
+
     def text(self) -> str:
         """Return a text that is not empty."""
         if self._tag() != "str" or not self.yaml.value:

@@ -65,7 +65,7 @@ def run_sweep(
     read = read_grid(Path(grid))
     folder = ResultsFolder(results)
     cells = cells_of(read)
-    state = _State(folder, cells, say)
+    state = _State(folder, read.text, cells, say)
     left = [cell.job for cell in cells if cell.job.key not in state.figures]
     if left:
         places = places_for(jobs, threads) if ray is None else ray_places(ray, threads)
@@ -80,8 +80,8 @@ def run_sweep(
 class _State:
     """Keep figures as they come."""
 
-    def __init__(self, folder: ResultsFolder, cells: list[Cell], say: Callable[[str], None]) -> None:
-        self.folder, self.cells, self.say = folder, cells, say
+    def __init__(self, folder: ResultsFolder, grid: str, cells: list[Cell], say: Callable[[str], None]) -> None:
+        self.folder, self.grid, self.cells, self.say = folder, grid, cells, say
         self.figures: dict[str, dict[str, Any]] = {}
         self.errors: dict[str, dict[str, str]] = {}
         self.computed = 0
@@ -96,13 +96,15 @@ class _State:
             self.say(f"{job.label}: {outcome.error['class']}: {outcome.error['message']}")
             return
         self._look(job)
-        if job.key in self.figures:
+        seconds = f" ({outcome.seconds:.0f} s)" if outcome.state == "computed" else ""
+        if job.key not in self.figures:
+            self.say(f"{job.label}{seconds}")
+        else:
             score = self.figures[job.key]["score"]["headline"]
             done = sum(cell.job.key in self.figures for cell in self.cells)
-            seconds = f" ({outcome.seconds:.0f} s)" if outcome.state == "computed" else ""
             count = f"{done} of {len(self.cells)}"
             self.say(f"{count}: {job.label}: {score['name']} {score['value']:.4f}{seconds}")
-            self.folder.write_results(self._rows())
+            self.folder.write_results(self.grid, self._rows())
 
     def result(self) -> SweepResult:
         """Write results.json and return all."""
@@ -112,10 +114,12 @@ class _State:
             for cell in self.cells
             if cell.job.key in self.errors
         ]
-        return SweepResult(self.folder.write_results(rows), rows, failed, self.computed, sweep_statistics(rows))
+        return SweepResult(
+            self.folder.write_results(self.grid, rows), rows, failed, self.computed, sweep_statistics(rows)
+        )
 
     def _look(self, job: Job) -> None:
-        found = None if job.kind == "parent" else self.folder.finished(job)
+        found = None if job.kind in ("parent", "learning_rate") else self.folder.finished(job)
         if found is not None:
             self.figures[job.key] = found["figures"]
 

@@ -1,30 +1,38 @@
-"""Compute one job of a sweep: fine-tune a parent, compress and train a copy of it, or choose among cells."""
+"""Compute one job of a sweep: fine-tune a parent, compress and train a copy, choose a cell or a learning rate."""
 
+import copy
 import dataclasses
 import importlib.metadata
+import itertools
 import platform
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from foldflat.checkpoint import writing_folder
+from foldflat.embedding.weights import TokenCounts
 from foldflat.errors import CheckpointError, DataError
 from foldflat.evaluate import (
     TrainingSettings,
+    choose_learning_rate,
     finetune_classifier,
     glue_task,
     load_classifier,
+    load_split,
     load_tokenizer,
     model_fingerprint,
     score_classifier,
 )
 from foldflat.model.hub import quiet_transformers
 from foldflat.pipeline import compress
+from foldflat.workflow.sweep.details import table_details
 from foldflat.workflow.sweep.folder import ResultsFolder, write_json
 from foldflat.workflow.sweep.jobs import TRAINING_ROWS, Job
-from foldflat.workflow.sweep.methods import recipe_of
+from foldflat.workflow.sweep.methods import is_weighted, recipe_of
 
 __all__ = ["Outcome", "work"]
 
@@ -36,6 +44,7 @@ _SIZES = (
     "model_size_bytes_before",
     "model_size_bytes_after",
 )
+_COUNTS = "token_counts.npy"
 _TABLE = ("name", "method", "n_subspaces", "ranks", "energy_lost")
 
 
@@ -74,57 +83,126 @@ def work(job: Job, root: str, wait: bool) -> Outcome:
 
 def _parent(job: Job, folder: ResultsFolder) -> None:
     """Fine-tune the model on the task and keep it with its scores."""
-    settings = TrainingSettings(**job.settings["training"])
-    made = finetune_classifier(job.model, job.settings["task"], job.data, settings=settings, progress=False)
+    training, task = _training(job, folder), job.settings["task"]
+    made = finetune_classifier(job.model, task, job.data, settings=training, progress=False)
     if model_fingerprint(job.model) != job.settings["model"]:
         raise DataError(f"{job.model!r} has changed since the sweep began\nhint: run the sweep again")
+    rows = load_split(job.data, task, "train", tokenizer=made.tokenizer, max_length=training.max_length)
     with writing_folder(folder.parent_folder(job)) as beside, quiet_transformers():
         made.model.save_pretrained(beside)
         made.tokenizer.save_pretrained(beside)
-        values = {"key": job.key, "settings": job.settings, "figures": {"score": made.metrics, **_trained(made.run)}}
+        np.save(beside / _COUNTS, _counts(rows["input_ids"][:], made.model.get_input_embeddings().num_embeddings))
+        figures = {"score": made.metrics, "learning_rate": training.learning_rate, **_trained(made.run)}
+        values = {"key": job.key, "settings": job.settings, "figures": figures}
         write_json(beside / "parent.json", {**values, "run": _run({"training": made.run.seconds})})
     folder.forget_error(job)
+
+
+def _counts(ids: list[list[int]], n: int) -> NDArray[np.int64]:
+    """Return (n,) how often each token occurs in rows of ids."""
+    return np.bincount(np.fromiter(itertools.chain.from_iterable(ids), dtype=np.int64), minlength=n)
 
 
 def _cell(job: Job, folder: ResultsFolder) -> None:
     """Compress a copy of the parent, fine-tune it and score it."""
     started = time.perf_counter()
-    parent, settings = job.needs[0], job.settings
-    place, task = folder.parent_folder(parent), settings["task"]
-    tokenizer = load_tokenizer(place)
-    model = load_classifier(place, glue_task(task), tokenizer=tokenizer, new_head=False)
-    recipe = recipe_of(settings["method"], settings["rate"], settings["recipe_seed"])
-    table: dict[str, Any] = {}
-    if recipe is not None:
-        result = compress(model, recipe)
-        model, table = result.model, _table(result.report)
-    figures, seconds = _scores(model, tokenizer, job)
-    uncompressed = _figures(folder, parent)["score"]
+    parent = _Parent(job, folder)
+    model, report = parent.compressed(job)
+    details = parent.details(model, report) if report else {}
+    figures, seconds = _scores(model, parent, job, folder)
     folder.write_cell(
         job,
-        {"uncompressed": uncompressed, **figures, "table": table},
+        {"uncompressed": parent.figures["score"], **figures, "table": _table(report), "details": details},
         _run({**seconds, "all": time.perf_counter() - started}),
     )
 
 
-def _scores(model: Any, tokenizer: Any, job: Job) -> tuple[dict[str, Any], dict[str, float]]:
+class _Parent:
+    """Hold the classifier that a job compresses."""
+
+    def __init__(self, job: Job, folder: ResultsFolder) -> None:
+        parent = job.needs[0]
+        self.task = job.settings["task"]
+        self.figures = _figures(folder, parent)
+        place = folder.parent_folder(parent)
+        self.tokenizer = load_tokenizer(place)
+        self.model = load_classifier(place, glue_task(self.task), tokenizer=self.tokenizer, new_head=False)
+        self.counts = torch.from_numpy(np.load(place / _COUNTS, allow_pickle=False))
+
+    def compressed(self, job: Job) -> tuple[Any, dict[str, Any]]:
+        """Return a model of its own with a compressed table, and the report, which is empty where nothing is done."""
+        settings = job.settings
+        recipe = recipe_of(settings["method"], settings["rate"], settings["recipe_seed"])
+        if recipe is None:
+            return copy.deepcopy(self.model), {}
+        counts = TokenCounts(self.counts) if is_weighted(settings["method"]) else None
+        result = compress(self.model, recipe, calibration=counts)
+        return result.model, result.report
+
+    def details(self, model: Any, report: dict[str, Any]) -> dict[str, Any]:
+        """Return what compression did to the largest table, see `table_details`."""
+        largest = max(report["tables"], key=lambda table: table["size_bytes_before"])
+        tokens = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
+        tokens += [f"[{row}]" for row in range(len(tokens), len(self.counts))]
+        return table_details(self.model, model, largest["name"], tokens, self.counts)
+
+
+def _scores(model: Any, parent: _Parent, job: Job, folder: ResultsFolder) -> tuple[dict[str, Any], dict[str, float]]:
     """Train a model if the job says so, score it; return figures, and the seconds that training took."""
     settings, task = job.settings, job.settings["task"]
-    figures: dict[str, Any] = {"steps": 0, "train_loss": None}
+    figures: dict[str, Any] = {"steps": 0, "train_loss": None, "learning_rate": None, "held_out": None}
     seconds = {}
-    reading = {"tokenizer": tokenizer, "max_length": settings["parent"]["max_length"]}
+    reading = {"tokenizer": parent.tokenizer, "max_length": settings["parent"]["max_length"]}
     if settings["training"] is None:
         figures["score"] = score_classifier(model, task, job.data, **reading)
     else:
-        training = TrainingSettings(**settings["training"])
+        training = _training(job, folder)
         reading["max_length"] = training.max_length
-        tuned = finetune_classifier(model, task, job.data, settings=training, progress=False, tokenizer=tokenizer)
-        figures |= {"score": tuned.metrics, **_trained(tuned.run)}
+        teacher = parent.model if settings["teacher"] else None
+        tuned = finetune_classifier(
+            model, task, job.data, settings=training, progress=False, tokenizer=parent.tokenizer, teacher=teacher
+        )
+        figures |= {"score": tuned.metrics, "learning_rate": training.learning_rate, **_trained(tuned.run)}
         seconds["training"] = tuned.run.seconds
     if settings["training_rows"] is not None:
         on_training = score_classifier(model, task, job.data, split="train", max_examples=TRAINING_ROWS, **reading)
         figures["training_score"] = on_training["headline"]
     return figures, seconds
+
+
+def _training(job: Job, folder: ResultsFolder) -> TrainingSettings:
+    """Return the settings of a run, with the learning rate that was chosen for it."""
+    values = dict(job.settings["training"])
+    if values["learning_rate"] is None:
+        values["learning_rate"] = _figures(folder, job.needs[-1])["learning_rate"]
+    return TrainingSettings(**values)
+
+
+def _learning_rate(job: Job, folder: ResultsFolder) -> None:
+    """Choose a learning rate by short runs of a parent or of a cell."""
+    settings, task = job.settings, job.settings["task"]
+    started = time.perf_counter()
+    training = TrainingSettings(**{**settings["training"], "learning_rate": settings["learning_rates"][0]})
+    teacher = None
+    if settings["trial_of"] == "parent":
+        tokenizer = load_tokenizer(job.model)
+
+        def make() -> Any:
+            own = {"tokenizer": tokenizer, "new_head": True, "seed": training.seed}
+            return load_classifier(job.model, glue_task(task), **own)
+    else:
+        parent = _Parent(job, folder)
+        model, _ = parent.compressed(job)
+        tokenizer, teacher = parent.tokenizer, parent.model if settings["teacher"] else None
+
+        def make() -> Any:
+            return copy.deepcopy(model)
+
+    rows = load_split(job.data, task, "train", tokenizer=tokenizer, max_length=training.max_length)
+    chosen = choose_learning_rate(
+        make, rows, settings["learning_rates"], task=task, tokenizer=tokenizer, settings=training, teacher=teacher
+    )
+    folder.write_cell(job, dataclasses.asdict(chosen), _run({"all": time.perf_counter() - started}))
 
 
 def _choice(job: Job, folder: ResultsFolder) -> None:
@@ -135,7 +213,7 @@ def _choice(job: Job, folder: ResultsFolder) -> None:
     folder.write_cell(job, {**cells[chosen], "chosen": chosen, "training_scores": scores}, _run({}))
 
 
-_COMPUTE = {"parent": _parent, "cell": _cell, "choice": _choice}
+_COMPUTE = {"parent": _parent, "cell": _cell, "choice": _choice, "learning_rate": _learning_rate}
 
 
 def _figures(folder: ResultsFolder, job: Job) -> dict[str, Any]:
@@ -147,10 +225,12 @@ def _figures(folder: ResultsFolder, job: Job) -> dict[str, Any]:
 
 
 def _trained(run: Any) -> dict[str, Any]:
-    return {"steps": run.steps, "train_loss": run.train_loss}
+    return {"steps": run.steps, "train_loss": run.train_loss, "held_out": run.held_out}
 
 
 def _table(report: dict[str, Any]) -> dict[str, Any]:
+    if not report:
+        return {}
     sizes = {name: report[name] for name in _SIZES}
     return {**sizes, "tables": [{name: table[name] for name in _TABLE} for table in report["tables"]]}
 
