@@ -1,4 +1,4 @@
-"""The command that compares methods over a grid."""
+"""Commands that compare methods over a grid, and show what came out."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,10 +6,12 @@ from typing import Annotated
 import typer
 
 from foldflat.cli.terminal import app, err, out, print_json, reports_errors
-from foldflat.options import AsJson
+from foldflat.errors import RecipeError
+from foldflat.options import AsJson, Overwrite
+from foldflat.report.page import summary_lines
 from foldflat.report.sweeps import sweep_tables
 
-__all__ = ["sweep"]
+__all__ = ["report", "sweep"]
 
 
 @app.command()
@@ -42,3 +44,34 @@ def sweep(
     if found.failed:
         err.print(f"{len(found.failed)} cells failed; the next run tries them again.", highlight=False)
         raise typer.Exit(1)
+
+
+@app.command()
+@reports_errors
+def report(
+    results: Annotated[Path, typer.Argument(help="Folder of a sweep, or its results.json.")],
+    output: Annotated[
+        list[Path] | None,
+        typer.Option("--output", "-o", help="File to write: .html, .md or .json; may be repeated."),
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a sweep found: a page of its own with charts, Markdown, or JSON.
+
+    Example: `foldflat report results -o report.html -o report.md`
+    """
+    from foldflat.workflow.sweep.reporting import write_report
+
+    if not output and not as_json:
+        raise RecipeError("no file to write the report to\nhint: -o report.html, or --json")
+    files = output or []
+    found = write_report(results, files, overwrite=overwrite)
+    if as_json:
+        print_json(found)
+        return
+    for model in found["summary"]:
+        for line in summary_lines(model):
+            out.print(line, markup=False, highlight=False)
+    for file in files:
+        out.print(f"{file}: {file.stat().st_size:,} bytes", markup=False, highlight=False, soft_wrap=True)

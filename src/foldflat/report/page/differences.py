@@ -1,0 +1,52 @@
+"""What the page shows beside the statistics of a sweep, paired by seed in the same way."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from foldflat.report.statistics import REFERENCE, interval
+
+__all__ = ["Scores", "mean_difference", "mean_score", "relative_drop", "scores_of"]
+
+Scores = dict[tuple[str, float | None], dict[str, dict[int, float]]]
+"""Headline metrics of one model and length: (method, rate) -> task -> seed -> value."""
+
+
+def scores_of(rows: Iterable[dict[str, Any]], group: dict[str, Any]) -> Scores:
+    """Return the headline metrics of a group of the statistics."""
+    found: Scores = {}
+    for row in rows:
+        if all((row[name] or 0) == (group[name] or 0) for name in ("model", "epochs", "max_steps")):
+            tasks = found.setdefault((row["method"], row["rate"]), {})
+            tasks.setdefault(row["task"], {})[row["seed"]] = float(row["score"]["headline"]["value"])
+    return found
+
+
+def relative_drop(scores: Scores, method: tuple[str, float | None], task: str) -> dict[str, Any] | None:
+    """Return the interval of (none - score) / none over the seeds that both have; None without any, or none <= 0."""
+    own, none = scores.get(method, {}).get(task, {}), scores.get((REFERENCE, None), {}).get(task, {})
+    seeds = sorted(own.keys() & none.keys())
+    if not seeds or any(none[seed] <= 0 for seed in seeds):
+        return None
+    return interval((none[seed] - own[seed]) / none[seed] for seed in seeds)
+
+
+def mean_score(scores: Scores, method: tuple[str, float | None], tasks: list[str]) -> dict[str, Any] | None:
+    """Return the interval over common seeds of the mean over tasks."""
+    own = scores.get(method, {})
+    return _over_seeds([own.get(task, {}) for task in tasks], lambda values: float(np.mean(values)))
+
+
+def mean_difference(
+    scores: Scores, one: tuple[str, float | None], other: tuple[str, float | None], tasks: list[str]
+) -> dict[str, Any] | None:
+    """Return the interval over common seeds of the mean over tasks of one method's score minus another's."""
+    parts = [scores.get(method, {}).get(task, {}) for method in (one, other) for task in tasks]
+    n = len(tasks)
+    return _over_seeds(parts, lambda values: float(np.mean(values[:n]) - np.mean(values[n:])))
+
+
+def _over_seeds(parts: list[dict[int, float]], of: Callable[[list[float]], float]) -> dict[str, Any] | None:
+    seeds = set.intersection(*(set(part) for part in parts)) if parts else set()
+    return interval(of([part[seed] for part in parts]) for seed in sorted(seeds)) if seeds else None
