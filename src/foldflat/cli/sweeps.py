@@ -72,6 +72,6 @@ def report(
         return
     for model in found["summary"]:
         for line in summary_lines(model):
-            out.print(line, markup=False, highlight=False)
+            out.print(line, markup=False, highlight=False, soft_wrap=True)
     for file in files:
         out.print(f"{file}: {file.stat().st_size:,} bytes", markup=False, highlight=False, soft_wrap=True)

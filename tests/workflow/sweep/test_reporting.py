@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,15 @@ def test_a_report_is_written_in_every_form_at_once(results: Path, tmp_path: Path
     assert found == kept
     assert found["machines"][0]["cells"] == len(made.cells())
     assert [item.name for item in tmp_path.iterdir() if item.name.startswith(".")] == []
+
+
+def test_a_page_without_jinja2_names_the_extra(results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Markdown and JSON need no template."""
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    done = run("report", results, "-o", tmp_path / "report.html")
+    assert done.exit_code == 1
+    assert 'pip install "foldflat[eval]", or write .md' in done.stderr
+    assert run("report", results, "-o", tmp_path / "report.md").exit_code == 0
 
 
 def test_what_is_there_is_kept_without_overwrite(results: Path, tmp_path: Path) -> None:
@@ -147,13 +157,15 @@ def test_there_has_to_be_something_to_compare(tmp_path: Path) -> None:
 def test_commands_repeat_a_cell(
     write_grid: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The three commands of a report, run as they stand there, end with the very score of the cell."""
-    grid = write_grid(methods=["none", "svd"], seeds=[1])
+    """The three commands of a report, run as they stand there, end with the very score and loss of the cell.
+
+    Learning rates are those that trials chose, and the teacher is the parent.
+    """
+    training = {"batch_size": 8, "learning_rate": [1e-5, 1e-3], "trial_steps": 2, "hold_out": 0.2, "teacher": True}
+    grid = write_grid(methods=["none", "svd"], seeds=[1], training=training)
     results = tmp_path / "results"
     assert run("sweep", grid, "-o", results).exit_code == 0
     values = json.loads((results / "results.json").read_text())
-    values["grid"] = grid.read_text()
-    (results / "results.json").write_text(json.dumps(values))
     found = json.loads(run("report", results, "--json").stdout)
     assert found["commands"]["label"] == "sst2, svd at 40\N{NO-BREAK SPACE}%, seed 1, 2 steps of fine-tuning"
     assert found["commands"]["notes"] == []
@@ -164,7 +176,10 @@ def test_commands_repeat_a_cell(
         done = run(*arguments, "--json")
         assert done.exit_code == 0, done.output
     (cell,) = (cell for cell in values["cells"] if cell["method"] == "svd")
-    assert json.loads(done.stdout)["headline"] == cell["score"]["headline"]
+    again = json.loads(done.stdout)
+    assert again["headline"] == cell["score"]["headline"]
+    # a score of few rows hides much
+    assert again["train"]["train_loss"] == cell["train_loss"]
 
 
 @pytest.mark.parametrize(
@@ -186,5 +201,9 @@ def test_every_method_has_its_command(method: str, rate: float | None, options: 
     assert "--learning-rate 0.0003" in found["cell"][2]
     assert "--epochs 2.0" in found["cell"][2]
     assert any("warmup_ratio: 0.1" in note for note in found["notes"])
-    assert any("chosen among 0.0001, 0.0003" in note for note in found["notes"])
+    assert any("parent was chosen among 0.0001, 0.0003" in note for note in found["notes"])
+    assert any("--text" in note for note in found["notes"]) == method.endswith("-weighted")
+    known = commands_for({**row, "learning_rate": 3e-4}, grid, "results", 3e-4)
+    assert not any("was chosen" in note for note in known["notes"])
+    assert "--learning-rate 0.0003" in known["cell"][0]
     assert commands_for({**row, "learning_rate": None}, "", "results")["cell"] == []

@@ -93,7 +93,7 @@ def _best(rows: Rows, value: float) -> dict[str, Any]:
     if svd is best:
         words += "; no other method beats it on the mean."
     elif svd is None:
-        words += "; svd was not run."
+        words += "; svd has no complete results here."
     else:
         words += f"; svd {_in_words(svd)}. {_told_apart(best['versus_svd'])}"
     return {"rate": value, "method": best["method"], "words": words}
@@ -115,7 +115,7 @@ def _by_bytes(rows: Rows, sizes: dict[tuple[str, float | None], dict[str, Any]])
     integers = [row for row in rows if row["method"] in _INTEGERS]
     rated = [row for row in rows if row["rate"] is not None]
     if not integers:
-        return "int8 and int4 were not run, so this says nothing about which is best by stored bytes."
+        return "int8 and int4 have no complete results here, so this says nothing about which is best by stored bytes."
     if not rated:
         return ""
     parts = [_against(row, rated, sizes) for row in sorted(integers, key=lambda row: row["method"], reverse=True)]

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from foldflat.errors import CheckpointError, DataError, FormatVersionError, ModelNotFoundError
+from foldflat.randomness import spawn_seeds
 from foldflat.report.statistics import REFERENCE
 from foldflat.workflow.sweep.jobs import CELL_FORMAT
 
-__all__ = ["SweepResults", "read_results"]
+__all__ = ["SweepResults", "parent_learning_rate", "read_results"]
 
 _FILE = "results.json"
 _PLACE: dict[str, tuple[type, ...]] = {
@@ -178,3 +179,20 @@ def _machines(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         own["cells"] += 1
         own["seconds"] += float(run.get("seconds", {}).get("all", 0.0))
     return list(found.values())
+
+
+def parent_learning_rate(folder: str | os.PathLike[str], row: dict[str, Any]) -> float | None:
+    """Return the learning rate of a cell's parent; None where its folder is not there, or several may be it.
+
+    Args:
+        folder: of the sweep.
+        row: the cell.
+    """
+    rates = set()
+    for file in Path(folder).glob("parents/*/parent.json"):
+        values = _json(file, "delete its folder, and the sweep computes it again")
+        settings, figures = values.get("settings", {}), values.get("figures", {})
+        seed = settings.get("training", {}).get("seed")
+        if (settings.get("task"), seed) == (row["task"], spawn_seeds(row["seed"], 2)[0]):
+            rates.add(figures.get("learning_rate"))
+    return rates.pop() if len(rates) == 1 else None

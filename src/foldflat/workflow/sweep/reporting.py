@@ -11,7 +11,7 @@ import foldflat
 from foldflat.errors import CheckpointError, RecipeError, TargetExistsError
 from foldflat.report.page import example_row, page_html, page_markdown, sweep_document
 from foldflat.workflow.sweep.commands import commands_for
-from foldflat.workflow.sweep.reading import read_results
+from foldflat.workflow.sweep.reading import parent_learning_rate, read_results
 
 __all__ = ["write_report"]
 
@@ -33,12 +33,13 @@ def write_report(results: str | os.PathLike[str], files: Iterable[Path], *, over
     read = read_results(results)
     source = os.fspath(results)
     folder = source if Path(source).is_dir() else str(Path(source).parent)
+    example = example_row(read.rows)
     document = sweep_document(
         read.rows,
         source=source,
         grid=read.grid,
         machines=read.machines,
-        commands=commands_for(example_row(read.rows), read.grid, folder),
+        commands=commands_for(example, read.grid, folder, parent_learning_rate(folder, example)),
         version=foldflat.__version__,
     )
     # all are made before the first is written
