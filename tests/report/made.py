@@ -140,7 +140,7 @@ def _parts(method: str, rate: float | None) -> dict[str, Any]:
     }
     details = {
         "parts": [
-            {"part": "bert.words", "before": before, "after": after},
+            {"part": "bert.embeddings.words_of_a_long_name", "before": before, "after": after},
             {"part": "bert.encoder.layer.0", "before": 300_000, "after": 300_000},
             {"part": "classifier", "before": 100_000, "after": 100_000},
         ],

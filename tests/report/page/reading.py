@@ -45,7 +45,7 @@ class Page(HTMLParser):
             self.methods.append([])
         if "data-method" in values and tag == "g":
             self.methods[-1].append(values["data-method"] or "")
-        if tag in ("meta", "link", "br"):
+        if tag in ("meta", "link", "wbr"):
             return
         self._open.append(tag)
         if tag == "table":

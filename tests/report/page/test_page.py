@@ -194,7 +194,7 @@ def test_sizes_bands_and_subspaces_are_those_of_the_cells(page: Page) -> None:
     """Bytes of table and parts, losses by band, tokens in their order."""
     assert page.cell("Stored bytes after", ("ours", "40 %"), "table") == "0.31 MB"
     assert page.cell("Stored bytes after", ("ours", "40 %"), "index") == "2.0 kB"
-    assert page.cell("Every part", ("bert.words",), "after") == "0.14 MB to 0.31 MB"
+    assert page.cell("Every part", ("bert.embeddings.words_of_a_long_name",), "after") == "0.14 MB to 0.31 MB"
     assert page.cell("Every part", ("bert.encoder.layer.0",), "after") == "the same"
     assert page.cell("Energy lost", ("svd", "40 %"), "never") == "14.4 % / cos 0.925"
     assert page.cell("Energy lost", ("svd", "40 %"), "1,000+ times") == "4.80 % / cos 0.976"

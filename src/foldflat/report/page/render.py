@@ -25,7 +25,7 @@ def page_html(document: dict[str, Any]) -> str:
     """
     try:
         import jinja2
-        from markupsafe import Markup
+        from markupsafe import Markup, escape
     except ImportError:
         raise MissingDependencyError('a page needs Jinja2\nhint: pip install "foldflat[eval]", or write .md') from None
     environment = jinja2.Environment(
@@ -37,6 +37,8 @@ def page_html(document: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["svg"] = Markup
+    # where a name of several parts may go on in the next line
+    environment.filters["breakable"] = lambda text: Markup(re.sub(r"([._/])", r"\1<wbr>", str(escape(text))))
     environment.filters["rate"] = rate
     environment.globals["swatch"] = swatch
     return environment.get_template("page.html.jinja").render(_context(document)) + "\n"
