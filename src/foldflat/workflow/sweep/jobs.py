@@ -50,6 +50,13 @@ class Job:
         values = {"kind": self.kind, "format": CELL_FORMAT, **self.settings}
         return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
+    @property
+    def compression(self) -> tuple[Any, ...] | None:
+        """Return what the jobs that begin with the same compressed model have in common, None where none does."""
+        if "method" not in self.settings:
+            return None
+        return self.needs[0].key, *(self.settings[name] for name in ("method", "rate", "recipe_seed"))
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -92,8 +99,9 @@ def with_needs(jobs: Iterable[Job], finished: Callable[[Job], bool]) -> dict[str
 
 
 def _places(grid: Grid, model: str, task: str, seed: int) -> Iterator[dict[str, Any]]:
-    for method, length in itertools.product(grid.methods, grid.lengths):
-        for rate in grid.rates if has_rate(method) else (None,):
+    for method in grid.methods:
+        # lengths one after another, so that a process compresses once for all of them
+        for rate, length in itertools.product(grid.rates if has_rate(method) else (None,), grid.lengths):
             place = {"model": model, "task": task, "method": method, "rate": rate, "seed": seed}
             yield {**place, "epochs": None, "max_steps": None, grid.unit: length}
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any
 
 from foldflat.workflow.sweep.folder import ResultsFolder
 from foldflat.workflow.sweep.jobs import Job, with_needs
@@ -23,12 +24,27 @@ class _Open:
     finished: set[str]
     busy: set[str] = dataclasses.field(default_factory=set)
     lost: dict[str, int] = dataclasses.field(default_factory=dict)
+    compressions: dict[int, Any] = dataclasses.field(default_factory=dict)
 
-    def next(self) -> Job | None:
-        """Take the first job whose needs are finished, one that is busy elsewhere last; None where there is none."""
+    def next(self, place: Place) -> Job | None:
+        """Take the first job whose needs are finished for a place; None where there is none.
+
+        One of the compression that the place did last comes before one of any that no other place did last; jobs that
+        are busy in another sweep come after all others.
+        """
+        own = self.compressions.get(id(place))
+        others = {compression for other, compression in self.compressions.items() if other != id(place)}
+
+        def order(job: Job) -> tuple[bool, bool, bool]:
+            same = own is not None and job.compression == own
+            return job.key in self.busy, not same, job.compression is not None and job.compression in others
+
         ready = [job for job in self.jobs.values() if all(need.key in self.finished for need in job.needs)]
-        ready.sort(key=lambda job: job.key in self.busy)
-        return self.jobs.pop(ready[0].key) if ready else None
+        if not ready:
+            return None
+        job = self.jobs.pop(min(ready, key=order).key)
+        self.compressions[id(place)] = job.compression
+        return job
 
     def without_needs(self, failed: Job) -> list[Job]:
         """Take every job that needs one that failed, directly or not."""
@@ -62,7 +78,7 @@ def compute(
     free = list(places)
     running: _Running = {}
     while True:
-        while free and (job := left.next()) is not None:
+        while free and (job := left.next(free[-1])) is not None:
             place = free.pop()
             # a job that another sweep computes is waited for once there is nothing else to do
             running[place.submit(work, job, str(folder.path), job.key in left.busy)] = job, place

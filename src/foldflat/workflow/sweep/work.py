@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import importlib.metadata
 import itertools
 import platform
@@ -106,61 +107,63 @@ def _counts(ids: list[list[int]], n: int) -> NDArray[np.int64]:
 def _cell(job: Job, folder: ResultsFolder) -> None:
     """Compress a copy of the parent, fine-tune it and score it."""
     started = time.perf_counter()
-    parent = _Parent(job, folder)
-    model, report = parent.compressed(job)
-    details = parent.details(model, report) if report else {}
-    figures, seconds = _scores(model, parent, job, folder)
+    start = _start(job, folder)
+    figures, seconds = _scores(copy.deepcopy(start.model), start, job, folder)
+    uncompressed = _figures(folder, job.needs[0])["score"]
     folder.write_cell(
         job,
-        {"uncompressed": parent.figures["score"], **figures, "table": _table(report), "details": details},
+        {"uncompressed": uncompressed, **figures, "table": _table(start.report), "details": start.details},
         _run({**seconds, "all": time.perf_counter() - started}),
     )
 
 
-class _Parent:
-    """Hold the classifier that a job compresses."""
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """Hold what a cell begins with: the parent, and a model with its table compressed, neither of which may change."""
 
-    def __init__(self, job: Job, folder: ResultsFolder) -> None:
-        parent = job.needs[0]
-        self.task = job.settings["task"]
-        self.figures = _figures(folder, parent)
-        place = folder.parent_folder(parent)
-        self.tokenizer = load_tokenizer(place)
-        self.model = load_classifier(place, glue_task(self.task), tokenizer=self.tokenizer, new_head=False)
-        self.counts = torch.from_numpy(np.load(place / _COUNTS, allow_pickle=False))
-
-    def compressed(self, job: Job) -> tuple[Any, dict[str, Any]]:
-        """Return a model of its own with a compressed table, and the report, which is empty where nothing is done."""
-        settings = job.settings
-        recipe = recipe_of(settings["method"], settings["rate"], settings["recipe_seed"])
-        if recipe is None:
-            return copy.deepcopy(self.model), {}
-        counts = TokenCounts(self.counts) if is_weighted(settings["method"]) else None
-        result = compress(self.model, recipe, calibration=counts)
-        return result.model, result.report
-
-    def details(self, model: Any, report: dict[str, Any]) -> dict[str, Any]:
-        """Return what compression did to the largest table, see `table_details`."""
-        largest = max(report["tables"], key=lambda table: table["size_bytes_before"])
-        tokens = self.tokenizer.convert_ids_to_tokens(list(range(len(self.tokenizer))))
-        tokens += [f"[{row}]" for row in range(len(tokens), len(self.counts))]
-        return table_details(self.model, model, largest["name"], tokens, self.counts)
+    parent: Any
+    tokenizer: Any
+    model: Any
+    report: dict[str, Any]
+    details: dict[str, Any]
 
 
-def _scores(model: Any, parent: _Parent, job: Job, folder: ResultsFolder) -> tuple[dict[str, Any], dict[str, float]]:
+def _start(job: Job, folder: ResultsFolder) -> _Start:
+    settings = job.settings
+    place = folder.parent_folder(job.needs[0])
+    return _compressed(place, settings["task"], settings["method"], settings["rate"], settings["recipe_seed"])
+
+
+@functools.lru_cache(maxsize=1)  # cells of several lengths, and their trials, follow one another
+def _compressed(place: Path, task: str, method: str, rate: float | None, seed: int) -> _Start:
+    tokenizer = load_tokenizer(place)
+    parent = load_classifier(place, glue_task(task), tokenizer=tokenizer, new_head=False)
+    recipe = recipe_of(method, rate, seed)
+    if recipe is None:
+        return _Start(parent, tokenizer, parent, {}, {})
+    counts = torch.from_numpy(np.load(place / _COUNTS, allow_pickle=False))
+    result = compress(parent, recipe, calibration=TokenCounts(counts) if is_weighted(method) else None)
+    largest = max(result.report["tables"], key=lambda table: table["size_bytes_before"])
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    tokens += [f"[{row}]" for row in range(len(tokens), len(counts))]
+    details = table_details(parent, result.model, largest["name"], tokens, counts)
+    return _Start(parent, tokenizer, result.model, result.report, details)
+
+
+def _scores(model: Any, start: _Start, job: Job, folder: ResultsFolder) -> tuple[dict[str, Any], dict[str, float]]:
     """Train a model if the job says so, score it; return figures, and the seconds that training took."""
     settings, task = job.settings, job.settings["task"]
     figures: dict[str, Any] = {"steps": 0, "train_loss": None, "learning_rate": None, "held_out": None}
     seconds = {}
-    reading = {"tokenizer": parent.tokenizer, "max_length": settings["parent"]["max_length"]}
+    reading = {"tokenizer": start.tokenizer, "max_length": settings["parent"]["max_length"]}
     if settings["training"] is None:
         figures["score"] = score_classifier(model, task, job.data, **reading)
     else:
         training = _training(job, folder)
         reading["max_length"] = training.max_length
-        teacher = parent.model if settings["teacher"] else None
+        teacher = start.parent if settings["teacher"] else None
         tuned = finetune_classifier(
-            model, task, job.data, settings=training, progress=False, tokenizer=parent.tokenizer, teacher=teacher
+            model, task, job.data, settings=training, progress=False, tokenizer=start.tokenizer, teacher=teacher
         )
         figures |= {"score": tuned.metrics, "learning_rate": training.learning_rate, **_trained(tuned.run)}
         seconds["training"] = tuned.run.seconds
@@ -191,12 +194,11 @@ def _learning_rate(job: Job, folder: ResultsFolder) -> None:
             own = {"tokenizer": tokenizer, "new_head": True, "seed": training.seed}
             return load_classifier(job.model, glue_task(task), **own)
     else:
-        parent = _Parent(job, folder)
-        model, _ = parent.compressed(job)
-        tokenizer, teacher = parent.tokenizer, parent.model if settings["teacher"] else None
+        start = _start(job, folder)
+        tokenizer, teacher = start.tokenizer, start.parent if settings["teacher"] else None
 
         def make() -> Any:
-            return copy.deepcopy(model)
+            return copy.deepcopy(start.model)
 
     rows = load_split(job.data, task, "train", tokenizer=tokenizer, max_length=training.max_length)
     chosen = choose_learning_rate(
