@@ -60,6 +60,7 @@ def test_a_grid_is_what_the_file_says(tmp_path: Path) -> None:
         ("0.4", "40", r"line 7: the rate 40 is outside \(0, 1\)"),
         ("0.4", "most", "line 7: an item of `rates` is 'most', not a number"),
         ("rates: [0.4, 6e-1]\n", "", "line 6: 'svd' needs `rates`"),
+        ("paper-3", "mixed", "line 6: 'mixed' needs `byte_rates`"),
         ("[0, 2]", "[-1]", "line 9: epochs of -1"),
         ("epochs: [0, 2]\n", "", "neither `epochs` nor `max_steps`"),
         ("epochs: [0, 2]", "epochs: [0]\nmax_steps: [0]", "both `epochs` and `max_steps`"),

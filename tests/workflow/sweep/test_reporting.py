@@ -189,6 +189,7 @@ def test_commands_repeat_a_cell(
         ("paper-3", 0.4, "--method subspaces --seed 7 --keep 0.6 --subspaces 3 --equal-ranks"),
         ("ours", 0.4, "--method subspaces --seed 7 --keep 0.6"),
         ("ours-weighted", 0.4, "--method subspaces --seed 7 --keep 0.6 --text glue:sst2:train"),
+        ("mixed", 0.75, "--method subspaces --seed 7 --budget 250 --coefficients mixed"),
         ("int8", None, "--method int8 --seed 7"),
     ],
 )
@@ -196,6 +197,7 @@ def test_every_method_has_its_command(method: str, rate: float | None, options: 
     """The options that make the recipe of the sweep; what `finetune` cannot do is told."""
     grid = "data: glue\ntraining: {learning_rate: [1.0e-4, 3.0e-4], warmup_ratio: 0.1}\nparent: {epochs: 3}\n"
     row = {"model": "m", "task": "sst2", "method": method, "rate": rate, "seed": 7, "epochs": 2.0, "max_steps": None}
+    row["table"] = {"size_bytes_before": 1000}
     found = commands_for({**row, "learning_rate": 3e-4}, grid, "results")
     assert found["cell"][1] == f"foldflat compress parent {options} -o small"
     assert "--learning-rate 0.0003" in found["cell"][2]

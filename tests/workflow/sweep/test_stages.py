@@ -14,6 +14,7 @@ from foldflat.evaluate import glue_task, load_classifier, load_split, load_token
 from foldflat.workflow.sweep import read_grid, run_sweep, work
 from foldflat.workflow.sweep.details import table_details
 from foldflat.workflow.sweep.jobs import cells_of
+from foldflat.workflow.sweep.schedule import _Open
 
 pytestmark = pytest.mark.xdist_group("sweep")
 
@@ -79,6 +80,49 @@ def test_weighted_methods_weigh_rows_by_the_training_texts(
     plain, weighted = ({band["low"]: band for band in row["details"]["bands"]} for row in found.cells)
     assert weighted[100]["energy_lost"] < plain[100]["energy_lost"]
     assert weighted[0]["energy_lost"] > plain[0]["energy_lost"]
+
+
+def test_mixed_methods_are_given_bytes(write_grid: WriteGrid, tmp_path: Path) -> None:
+    """58 % of the table's bytes, and never more; other methods go by their parameters."""
+    methods = ["svd", "mixed", "mixed-weighted"]
+    found = run_sweep(write_grid(methods=methods, byte_rates=[0.42], max_steps=[0]), tmp_path / "results")
+    assert found.failed == []
+    rates = {row["method"]: row["rate"] for row in found.cells}
+    assert rates == {"svd": 0.4, "mixed": 0.42, "mixed-weighted": 0.42}
+    for row in found.cells:
+        share = row["table"]["size_bytes_after"] / row["table"]["size_bytes_before"]
+        assert 0.5 < share < 0.7 if row["method"] == "svd" else 0.5 < share <= 0.58
+
+
+def test_cells_of_one_compression_share_it(
+    write_grid: WriteGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two lengths and the trials of a rate: one search for each method; what is trained is a copy."""
+    made: list[str] = []
+    compress = work.compress
+
+    def spy(model: Any, recipe: Any, calibration: Any = None) -> Any:
+        made.append(recipe.method)
+        return compress(model, recipe, calibration)
+
+    monkeypatch.setattr(work, "compress", spy)
+    grid = {"methods": ["svd", "int8"], "max_steps": [4, 0, 2], "training": TRIALS, "parent": {"max_steps": 4}}
+    found = run_sweep(write_grid(**grid), tmp_path / "results")
+    assert found.failed == []
+    assert made == ["svd", "int8"]
+    alone = run_sweep(write_grid(**{**grid, "max_steps": [0]}), tmp_path / "alone")
+    assert alone.cells == [row for row in found.cells if row["max_steps"] == 0]
+
+
+def test_places_keep_to_a_compression_and_off_that_of_others(write_grid: WriteGrid) -> None:
+    """Each takes all of its own before another; a second place begins with what the first does not hold."""
+    cells = cells_of(read_grid(write_grid(methods=["svd", "int8"], max_steps=[0, 1, 2])))
+    jobs = {cell.job.key: cell.job for cell in cells}
+    left = _Open(jobs, {job.needs[0].key for job in jobs.values()})
+    first, second = object(), object()
+    taken = [left.next(place) for place in (first, second, first, second, first, second)]  # type: ignore[arg-type]
+    assert left.next(first) is None  # type: ignore[arg-type]
+    assert [job.settings["method"] for job in taken if job] == ["svd", "int8"] * 3
 
 
 def test_cells_learn_from_their_parent_where_asked(

@@ -24,6 +24,7 @@ METHODS = {
     "svd": "one subspace for all rows",
     "paper": "the number of subspaces of 2 to 5 that does best on training rows",
     "ours": "foldflat's subspaces, with the settings that compress --keep has by default",
+    "mixed": "subspaces with coefficients of mixed bits in a budget; its compression counts bytes, not parameters",
     "int8": "rows of 8-bit integers with a scale each",
     "int4": "groups of 4-bit integers with a scale each",
 }
@@ -46,7 +47,7 @@ NOTES = {
 }
 """How each section is to be read."""
 
-_ORDER = ("none", "ours", "svd", "paper", "int8", "int4")
+_ORDER = ("none", "ours", "mixed", "svd", "paper", "int8", "int4")
 _MINUS = "\N{MINUS SIGN}"
 _SPACE = "\N{NO-BREAK SPACE}"
 

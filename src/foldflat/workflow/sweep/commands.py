@@ -111,11 +111,13 @@ def _finetune(
 def _compress(row: dict[str, Any], data: str) -> list[str]:
     """Return the command of a method; the one that leaves the model as it is needs a copy."""
     method = row.get("chosen", row["method"])
-    recipe = recipe_of(method, row["rate"], row["seed"])
+    recipe = recipe_of(method, row["rate"], row["seed"], table_bytes=row["table"].get("size_bytes_before", 0))
     if recipe is None:
         return ["cp", "-r", "parent", "small"]
     line = ["foldflat", "compress", "parent", "--method", recipe.method, "--seed", str(recipe.seed)]
-    if row["rate"] is not None:
+    if recipe.budget_bytes is not None:
+        line += ["--budget", str(recipe.budget_bytes), "--coefficients", recipe.coefficients]
+    elif row["rate"] is not None:
         line += ["--keep", str(recipe.keep_ratio)]
     if recipe.n_subspaces != "auto":
         line += ["--subspaces", str(recipe.n_subspaces)]

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from foldflat.errors import FoldflatError, RecipeError
 from foldflat.evaluate import TrainingSettings, glue_task
-from foldflat.workflow.sweep.methods import check_method, has_rate
+from foldflat.workflow.sweep.methods import check_method, rates_of
 from foldflat.workflow.sweep.nodes import Node, read_yaml
 
 __all__ = ["Grid", "Stage", "read_grid"]
@@ -17,7 +17,9 @@ Value = TypeVar("Value")
 
 _AXES = ("models", "tasks", "methods", "seeds")
 _LENGTHS = ("epochs", "max_steps")
-_KEYS = (*_AXES, "data", "rates", *_LENGTHS, "parent", "training")
+_RATES = ("rates", "byte_rates")
+_KEYS = (*_AXES, "data", *_RATES, *_LENGTHS, "parent", "training")
+_EXAMPLES = {"rates": "rates: [0.4]", "byte_rates": "byte_rates: [0.9375], which is 16 times smaller"}
 _KINDS: dict[type, Callable[[Node], Any]] = {float: Node.number, int: Node.whole, bool: Node.truth, str: Node.text}
 _SETTINGS = {
     field.name: _KINDS[field.type]  # type: ignore[index]
@@ -61,6 +63,7 @@ class Grid:
         tasks: names of GLUE tasks.
         methods: names, see `foldflat.workflow.sweep.methods`.
         rates: shares of the table's parameters to remove, between 0 and 1: the paper's compression.
+        byte_rates: shares of its stored bytes to remove, for methods that are given a budget of bytes.
         seeds: each pairs all methods: same parent, same batches.
         unit: "epochs" or "max_steps", what `lengths` count.
         lengths: how long to fine-tune after compression; 0 for not at all.
@@ -76,6 +79,7 @@ class Grid:
     tasks: tuple[str, ...]
     methods: tuple[str, ...]
     rates: tuple[float, ...]
+    byte_rates: tuple[float, ...]
     seeds: tuple[int, ...]
     unit: str
     lengths: tuple[float, ...]
@@ -85,6 +89,11 @@ class Grid:
     file: str
     text: str
     lines: dict[str, dict[Any, int]]
+
+    def rates_of(self, method: str) -> tuple[float | None, ...]:
+        """Return the sizes of a method; None alone where it has one."""
+        axis = rates_of(method)
+        return (None,) if axis is None else getattr(self, axis)
 
     @contextmanager
     def line_of(self, axis: str, value: Any) -> Iterator[None]:
@@ -112,18 +121,18 @@ def read_grid(file: Path) -> Grid:
         "tasks": keys["tasks"].items(_named(glue_task)),
         "methods": keys["methods"].items(_named(check_method)),
         "seeds": keys["seeds"].items(_seed),
-        "rates": keys["rates"].items(_rate) if "rates" in keys else {},
+        **{axis: keys[axis].items(_rate) if axis in keys else {} for axis in _RATES},
     }
     unit, lines["lengths"] = _lengths(node, keys)
-    rated = [name for name in lines["methods"] if has_rate(name)]
-    if rated and not lines["rates"]:
-        line = lines["methods"][rated[0]]
-        raise RecipeError(f"{file}, line {line}: {rated[0]!r} needs `rates`\nhint: for one, rates: [0.4]")
+    for name, line in lines["methods"].items():
+        axis = rates_of(name)
+        if axis is not None and not lines[axis]:
+            raise RecipeError(f"{file}, line {line}: {name!r} needs `{axis}`\nhint: for one, {_EXAMPLES[axis]}")
     training = _stage_values(keys.get("training"), {}, _TRAINING_KEYS)
     common = {name: value for name, value in training.items() if name != "teacher"}
     parent = _stage_values(keys.get("parent"), common, _PARENT_KEYS)
     return Grid(
-        **{axis: tuple(lines[axis]) for axis in (*_AXES, "rates", "lengths")},
+        **{axis: tuple(lines[axis]) for axis in (*_AXES, *_RATES, "lengths")},
         unit=unit,
         data=keys["data"].text(),
         training=_stage(keys.get("training", node), training),
@@ -160,9 +169,7 @@ def _seed(node: Node) -> int:
 def _rate(node: Node) -> float:
     value = node.number()
     if not 0 < value < 1:
-        raise node.error(
-            f"the rate {value:g} is outside (0, 1)", "the share of the table's parameters to remove, 0.4 for 40 %"
-        )
+        raise node.error(f"the rate {value:g} is outside (0, 1)", "the share of the table to remove, 0.4 for 40 %")
     return value
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from foldflat.evaluate import data_fingerprint, model_fingerprint
 from foldflat.randomness import spawn_seeds
 from foldflat.workflow.sweep.grid import Grid, Stage
-from foldflat.workflow.sweep.methods import among, has_rate, recipe_of
+from foldflat.workflow.sweep.methods import among, recipe_of
 
 __all__ = ["CELL_FORMAT", "TRAINING_ROWS", "Cell", "Job", "cells_of", "with_needs"]
 
@@ -22,6 +22,9 @@ TRAINING_ROWS = 1000
 """Rows of the training split that the paper's choice among numbers of subspaces is made on."""
 
 _CANDIDATES = {*among("paper"), *among("paper-weighted")}
+
+_NOMINAL_BYTES = 10**9
+"""Size of a table that stands in a key for the model's own, which its fingerprint determines."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +104,7 @@ def with_needs(jobs: Iterable[Job], finished: Callable[[Job], bool]) -> dict[str
 def _places(grid: Grid, model: str, task: str, seed: int) -> Iterator[dict[str, Any]]:
     for method in grid.methods:
         # lengths one after another, so that a process compresses once for all of them
-        for rate, length in itertools.product(grid.rates if has_rate(method) else (None,), grid.lengths):
+        for rate, length in itertools.product(grid.rates_of(method), grid.lengths):
             place = {"model": model, "task": task, "method": method, "rate": rate, "seed": seed}
             yield {**place, "epochs": None, "max_steps": None, grid.unit: length}
 
@@ -172,7 +175,7 @@ def _job(grid: Grid, parents: dict[int, Job], place: dict[str, Any], method: str
 
 def _untrained(parent: Job, place: dict[str, Any], method: str) -> Job:
     """Return the job of a cell that is scored as compression leaves it."""
-    recipe = recipe_of(method, place["rate"], place["seed"])
+    recipe = recipe_of(method, place["rate"], place["seed"], table_bytes=_NOMINAL_BYTES)
     settings = {
         **parent.settings,
         "parent": parent.settings["training"],

@@ -6,18 +6,20 @@ from typing import Any
 from foldflat.embedding.recipe import EmbeddingRecipe
 from foldflat.errors import RecipeError
 
-__all__ = ["METHODS_IN_WORDS", "among", "check_method", "has_rate", "is_weighted", "recipe_of"]
+__all__ = ["METHODS_IN_WORDS", "among", "check_method", "is_weighted", "rates_of", "recipe_of"]
 
 ENSEMBLE = "paper"
 ENSEMBLE_OF = (2, 3, 4, 5)
 """The numbers of subspaces that the paper chooses from."""
 
 METHODS_IN_WORDS = (
-    "none, int8, int4, svd, paper-2 (or another number of subspaces), paper or ours, the last four also with -weighted"
+    "none, int8, int4, svd, paper-2 (or another number of subspaces), paper, ours or mixed, the last five also with "
+    "-weighted"
 )
 _WEIGHTED = "-weighted"
 _OF_ONE_SIZE = ("none", "int8", "int4")
-_WITH_RATE = ("svd", ENSEMBLE, "ours")
+_OF_BYTES = "mixed"
+_WITH_RATE = ("svd", ENSEMBLE, "ours", _OF_BYTES)
 _PAPER = re.compile(r"paper-([2-9]|[1-9][0-9]+)")
 
 
@@ -29,9 +31,11 @@ def check_method(name: str) -> None:
         raise RecipeError(f"unknown method {name!r}\nhint: {METHODS_IN_WORDS}")
 
 
-def has_rate(name: str) -> bool:
-    """Say whether a method makes tables of any size."""
-    return name not in _OF_ONE_SIZE
+def rates_of(name: str) -> str | None:
+    """Return the axis of a method's sizes: shares of "rates", parameters, or "byte_rates"; None for one size."""
+    if name in _OF_ONE_SIZE:
+        return None
+    return "byte_rates" if name.removesuffix(_WEIGHTED) == _OF_BYTES else "rates"
 
 
 def is_weighted(name: str) -> bool:
@@ -45,24 +49,25 @@ def among(name: str) -> tuple[str, ...]:
     return tuple(f"{ENSEMBLE}-{k}{name.removeprefix(plain)}" for k in ENSEMBLE_OF) if plain == ENSEMBLE else ()
 
 
-def recipe_of(name: str, rate: float | None, seed: int) -> EmbeddingRecipe | None:
+def recipe_of(name: str, rate: float | None, seed: int, *, table_bytes: int) -> EmbeddingRecipe | None:
     """Return the recipe of a method, None for the one that leaves the model as it is.
 
     Args:
         name: any but the ensemble, which is a choice among others.
-        rate: share of the table's parameters to remove; None for a method of one size.
+        rate: share of the table's parameters or bytes to remove; None for a method of one size.
         seed: of the recipe.
+        table_bytes: of the table, for a method that removes bytes.
     """
     if name == "none":
         return None
     if rate is None:
         return EmbeddingRecipe(method=name, seed=seed)
     plain = name.removesuffix(_WEIGHTED)
-    common: dict[str, Any] = {
-        "keep_ratio": round(1 - rate, 12),  # 1 - 0.43 is 0.5700000000000001
-        "row_weights": "auto" if is_weighted(name) else None,
-        "seed": seed,
-    }
+    keep_ratio = round(1 - rate, 12)  # 1 - 0.43 is 0.5700000000000001
+    common: dict[str, Any] = {"row_weights": "auto" if is_weighted(name) else None, "seed": seed}
+    if plain == _OF_BYTES:
+        return EmbeddingRecipe(budget_bytes=int(keep_ratio * table_bytes), coefficients="mixed", **common)
+    common["keep_ratio"] = keep_ratio
     subspaces = _PAPER.fullmatch(plain)
     if subspaces:
         return EmbeddingRecipe(n_subspaces=int(subspaces[1]), free_ranks=False, **common)

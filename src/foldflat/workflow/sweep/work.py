@@ -138,7 +138,8 @@ def _start(job: Job, folder: ResultsFolder) -> _Start:
 def _compressed(place: Path, task: str, method: str, rate: float | None, seed: int) -> _Start:
     tokenizer = load_tokenizer(place)
     parent = load_classifier(place, glue_task(task), tokenizer=tokenizer, new_head=False)
-    recipe = recipe_of(method, rate, seed)
+    table = parent.get_input_embeddings().weight
+    recipe = recipe_of(method, rate, seed, table_bytes=table.numel() * table.element_size())
     if recipe is None:
         return _Start(parent, tokenizer, parent, {}, {})
     counts = torch.from_numpy(np.load(place / _COUNTS, allow_pickle=False))
