@@ -46,3 +46,14 @@ def test_what_cannot_be_swept_is_said(write_grid: Callable[..., Path], tmp_path:
     assert "1 cells failed; the next run tries them again." in failed.stderr
     assert "BudgetError" in failed.stderr
     assert "1 cells in" in failed.stdout
+
+
+def test_a_team_of_processes_is_refused(
+    write_grid: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under torchrun every process would take another cell, and wait in it for the others for ever."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused = run("sweep", write_grid(), "-o", tmp_path / "results")
+    assert refused.exit_code == 2
+    assert "begun by 2 processes at once, as torchrun does" in " ".join(refused.stderr.split())
+    assert not (tmp_path / "results").exists()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from foldflat.errors import RecipeError
 from foldflat.report.statistics import sweep_statistics
 from foldflat.workflow.sweep.folder import ResultsFolder
 from foldflat.workflow.sweep.grid import read_grid
@@ -58,9 +59,11 @@ def run_sweep(
         watch: called with a line about everything that ends.
 
     Raises:
+        RecipeError: several processes of one torchrun.
         FoldflatError: the grid, a model or a task's data is unusable, or the folder is of another version; before
             anything is computed.
     """
+    _require_alone()
     say = watch or (lambda _: None)
     read = read_grid(Path(grid))
     folder = ResultsFolder(results)
@@ -75,6 +78,16 @@ def run_sweep(
             for place in places:
                 place.close()
     return state.result()
+
+
+def _require_alone() -> None:
+    """Raise RecipeError in a team of processes, each of which would wait in a cell of its own for the others."""
+    team = int(os.environ.get("WORLD_SIZE", "1"))
+    if team > 1:
+        raise RecipeError(
+            f"a sweep was begun by {team} processes at once, as torchrun does\n"
+            "hint: `foldflat sweep .. --jobs N` computes N cells side by side, and --ray one on each GPU of a cluster"
+        )
 
 
 class _State:
