@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class SweepResult:
 
 
 def run_sweep(
-    grid: str | os.PathLike[str],
+    grid: str | os.PathLike[str] | Mapping[str, Any],
     results: str | os.PathLike[str],
     *,
     jobs: int = 1,
@@ -51,7 +51,7 @@ def run_sweep(
     A cell that fails is left out and tried again by the next run. Several sweeps may use one folder at once.
 
     Args:
-        grid: YAML file, see docs/sweep.md.
+        grid: YAML file, see docs/sweep.md, or what it would hold.
         results: folder, made where it is missing.
         jobs: processes side by side; 1 is this one.
         threads: of each job; default: the cores shared among jobs, and what torch uses for one.
@@ -65,7 +65,7 @@ def run_sweep(
     """
     _require_alone()
     say = watch or (lambda _: None)
-    read = read_grid(Path(grid))
+    read = read_grid(grid)
     folder = ResultsFolder(results)
     cells = cells_of(read)
     state = _State(folder, read.text, cells, say)
