@@ -8,6 +8,7 @@ from foldflat.certify.bounds import (
     binomial_p_value,
     binomial_upper_bound,
 )
+from foldflat.certify.ledger import Ledger, example_hash
 from foldflat.certify.paired import paired_p_value, paired_upper_bound
 from foldflat.certify.risks import (
     Risk,
@@ -21,6 +22,7 @@ from foldflat.certify.risks import (
 from foldflat.certify.selection import TestGraph, bonferroni_graph, fixed_sequence, sequences_graph
 
 __all__ = [
+    "Ledger",
     "Risk",
     "TestGraph",
     "accuracy_drop",
@@ -33,6 +35,7 @@ __all__ = [
     "bonferroni_graph",
     "cosine_error",
     "disagreement",
+    "example_hash",
     "fixed_sequence",
     "loss_increase",
     "neighbours_lost",
