@@ -19,12 +19,15 @@ from foldflat.certify.risks import (
     neighbours_lost,
     score_drop,
 )
+from foldflat.certify.search import Certification, Tested, certify, examples_needed
 from foldflat.certify.selection import TestGraph, bonferroni_graph, fixed_sequence, sequences_graph
 
 __all__ = [
+    "Certification",
     "Ledger",
     "Risk",
     "TestGraph",
+    "Tested",
     "accuracy_drop",
     "bernstein_upper_bound",
     "betting_p_value",
@@ -33,9 +36,11 @@ __all__ = [
     "binomial_p_value",
     "binomial_upper_bound",
     "bonferroni_graph",
+    "certify",
     "cosine_error",
     "disagreement",
     "example_hash",
+    "examples_needed",
     "fixed_sequence",
     "loss_increase",
     "neighbours_lost",
