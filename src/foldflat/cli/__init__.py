@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 
 import foldflat
-from foldflat.cli import embeddings, filters, sweeps, tasks
+from foldflat.cli import certificates, embeddings, filters, sweeps, tasks
 from foldflat.cli.terminal import app
 
-__all__ = ["app", "embeddings", "filters", "main", "sweeps", "tasks"]
+__all__ = ["app", "certificates", "embeddings", "filters", "main", "sweeps", "tasks"]
 
 
 @app.callback(invoke_without_command=True)

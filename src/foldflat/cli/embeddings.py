@@ -127,11 +127,19 @@ def inspect(model: Model, as_json: AsJson = False) -> None:
 
     Example: `foldflat inspect my-model`
     """
-    found = inspect_model(model)
+    from foldflat.workflow.certifying import certificate_of
+
+    certificate = certificate_of(model)
+    found = {**inspect_model(model), "certificate": certificate}
     if as_json:
         print_json(found)
     else:
         out.print(inspection_table(found))
+        if certificate is not None:
+            out.print(certificate["words"], markup=False, highlight=False)
+    if certificate is not None and not certificate["valid"]:
+        err.print("[bold red]The weights are not those that the certificate was given for.[/bold red]")
+        raise typer.Exit(1)
 
 
 def _read_plan(file: Path) -> EmbeddingPlan:

@@ -2,7 +2,7 @@
 
 from foldflat.evaluate.batchnorm import recalibrate_batchnorm
 from foldflat.evaluate.counting import count_tokens, tokenizer_in
-from foldflat.evaluate.data import load_split
+from foldflat.evaluate.data import load_split, read_task
 from foldflat.evaluate.finetuning import FinetuneResult, finetune_classifier
 from foldflat.evaluate.fingerprints import data_fingerprint, model_fingerprint
 from foldflat.evaluate.glue import GLUE_TASKS, GlueTask, glue_task, resolve_split
@@ -46,6 +46,7 @@ __all__ = [
     "model_fingerprint",
     "predict_logits",
     "preprocessing_of",
+    "read_task",
     "recalibrate_batchnorm",
     "resolve_split",
     "retrain",
