@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from certify.tables import examples_for_promises
 from filters.tables import at_equal_macs, comparison, largest, networks, shares
 from glue.tables import minilm, minilm_tasks
 from quality.tables import quality
@@ -250,6 +251,7 @@ def _mean(found: list[dict[str, Any]], key: str) -> float:
 
 TABLES: dict[str, Callable[[], str]] = {
     "energy": energy,
+    "examples-for-promises": examples_for_promises,
     "glue": glue,
     "minilm": minilm,
     "minilm-tasks": minilm_tasks,
