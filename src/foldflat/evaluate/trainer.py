@@ -35,6 +35,10 @@ class CompressedTrainer(Trainer):
 
     model: Any
 
+    def __init__(self, *positional: Any, **named: Any) -> None:
+        super().__init__(*positional, **named)
+        _send_no_short_integers(self.model)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if holds_weights(Path(resume_from_checkpoint)):
             _load(self.model if model is None else model, Path(resume_from_checkpoint))
@@ -54,6 +58,15 @@ class CompressedTrainer(Trainer):
         masters = masters_of(self.model)
         if masters and _internal_call and self.args.should_save:
             save_file(masters, Path(str(output_dir or self.args.output_dir)) / _MASTERS)
+
+
+def _send_no_short_integers(model: nn.Module) -> None:
+    """Keep DistributedDataParallel from sending buffers of 16-bit integers, a type that gloo and NCCL do not know.
+
+    They are indices of compressed tables, which every process has from its own copy of the model.
+    """
+    kept = [name for name, buffer in model.named_buffers() if buffer.dtype in (torch.int16, torch.uint16)]
+    nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, kept)
 
 
 def _load(model: nn.Module, folder: Path) -> None:
