@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import foldflat
+from foldflat.errors import RecipeError
 from foldflat.evaluate import glue_task, load_classifier, load_split, load_tokenizer
 from foldflat.workflow.sweep import read_grid, run_sweep, work
 from foldflat.workflow.sweep.details import table_details
@@ -213,3 +214,13 @@ def test_the_settings_of_trials_are_part_of_the_key(write_grid: WriteGrid) -> No
     assert keys(seeds=[1, 0])[1] != before
     settings = cells_of(read_grid(write_grid(training=TRIALS)))[0].job
     assert dataclasses.replace(settings, model="elsewhere", data="there").key == settings.key
+
+
+def test_a_sweep_is_no_process_of_torchrun(
+    write_grid: WriteGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that claim different jobs would wait for each other's gradients; nothing is made."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RecipeError, match=r"one of 2 processes of torchrun.*\nhint: start it once; --jobs and --ray"):
+        run_sweep(write_grid(), tmp_path / "results")
+    assert not (tmp_path / "results").exists()

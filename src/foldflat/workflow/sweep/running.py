@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from foldflat.errors import RecipeError
 from foldflat.report.statistics import sweep_statistics
 from foldflat.workflow.sweep.folder import ResultsFolder
 from foldflat.workflow.sweep.grid import read_grid
@@ -58,10 +59,11 @@ def run_sweep(
         watch: called with a line about everything that ends.
 
     Raises:
-        FoldflatError: the grid, a model or a task's data is unusable, or the folder is of another version; before
-            anything is computed.
+        FoldflatError: the grid, a model or a task's data is unusable, the folder is of another version, or this is one
+            of several processes of torchrun; before anything is computed.
     """
     say = watch or (lambda _: None)
+    _check_alone()
     read = read_grid(Path(grid))
     folder = ResultsFolder(results)
     cells = cells_of(read)
@@ -75,6 +77,16 @@ def run_sweep(
             for place in places:
                 place.close()
     return state.result()
+
+
+def _check_alone() -> None:
+    """Refuse to run under torchrun: its processes would claim different jobs, and wait for each other forever."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1:
+        raise RecipeError(
+            f"the sweep was started as one of {processes} processes of torchrun, which train one model together\n"
+            "hint: start it once; --jobs and --ray compute cells side by side, on a GPU each with --ray"
+        )
 
 
 class _State:
