@@ -199,6 +199,16 @@ def test_stages_that_are_malformed_are_said(write_grid: WriteGrid, training: dic
         read_grid(write_grid(training=training))
 
 
+def test_no_cell_is_judged_by_rows_that_its_parent_was_trained_on(write_grid: WriteGrid) -> None:
+    """A parent holds out as much as its cells do, or more: those of a smaller share are among those of a larger."""
+    parent = {"max_steps": 4, "hold_out": 0.1}
+    with pytest.raises(
+        RecipeError, match=r"line [0-9]+: `parent` holds out 0\.1 of .* and `training` 0\.25(.|\n)*hint"
+    ):
+        read_grid(write_grid(training=TRIALS, parent=parent))
+    assert read_grid(write_grid(training=TRIALS, parent={**parent, "hold_out": 0.3})).parent.settings.hold_out == 0.3
+
+
 def test_the_settings_of_trials_are_part_of_the_key(write_grid: WriteGrid) -> None:
     """Other candidates, other steps, another first seed: other cells; a further seed leaves the first one's."""
 

@@ -131,6 +131,7 @@ def read_grid(file: Path) -> Grid:
     training = _stage_values(keys.get("training"), {}, _TRAINING_KEYS)
     common = {name: value for name, value in training.items() if name != "teacher"}
     parent = _stage_values(keys.get("parent"), common, _PARENT_KEYS)
+    _check_held_out(keys.get("parent", node), parent, training)
     return Grid(
         **{axis: tuple(lines[axis]) for axis in (*_AXES, *_RATES, "lengths")},
         unit=unit,
@@ -197,6 +198,16 @@ def _stage_values(node: Node | None, common: dict[str, Any], known: Collection[s
     if all(unit in found for unit in _LENGTHS):
         raise found["max_steps"].error(f"{node.name} has both `epochs` and `max_steps`", "keep one of them")
     return {**common, **{name: _stage_value(name, value) for name, value in found.items()}}
+
+
+def _check_held_out(node: Node, parent: dict[str, Any], training: dict[str, Any]) -> None:
+    own, later = (stage.get("hold_out", 0.0) for stage in (parent, training))
+    if own < later:
+        raise node.error(
+            f"{node.name} holds out {own:g} of the training rows and `training` {later:g}, so that cells would be "
+            "judged by rows that their parent was trained on",
+            "leave `hold_out` out of `parent`, or give it as much",
+        )
 
 
 def _stage_value(name: str, node: Node) -> Any:
