@@ -209,6 +209,23 @@ def test_no_cell_is_judged_by_rows_that_its_parent_was_trained_on(write_grid: Wr
     assert read_grid(write_grid(training=TRIALS, parent={**parent, "hold_out": 0.3})).parent.settings.hold_out == 0.3
 
 
+def test_a_parent_that_was_made_anew_is_read_anew(write_grid: WriteGrid, tmp_path: Path) -> None:
+    """In the same process too, though cells keep the model that the one before them began with."""
+    from safetensors.torch import load_file, save_file
+
+    grid, results = write_grid(methods=["none"], tasks=["stsb"], max_steps=[0]), tmp_path / "results"
+    before = run_sweep(grid, results).cells[0]["score"]["headline"]["value"]
+    (parent,) = (results / "parents").iterdir()
+    weights = load_file(parent / "model.safetensors")
+    weights["classifier.weight"] *= -1
+    save_file(weights, parent / "model.safetensors", metadata={"format": "pt"})
+    (results / "parents" / ".new").write_bytes((parent / "parent.json").read_bytes())
+    (results / "parents" / ".new").rename(parent / "parent.json")
+    for cell in (results / "cells").iterdir():
+        cell.unlink()
+    assert run_sweep(grid, results).cells[0]["score"]["headline"]["value"] == pytest.approx(-before)
+
+
 def test_the_settings_of_trials_are_part_of_the_key(write_grid: WriteGrid) -> None:
     """Other candidates, other steps, another first seed: other cells; a further seed leaves the first one's."""
 

@@ -131,11 +131,26 @@ class _Start:
 def _start(job: Job, folder: ResultsFolder) -> _Start:
     settings = job.settings
     place = folder.parent_folder(job.needs[0])
-    return _compressed(place, settings["task"], settings["method"], settings["rate"], settings["recipe_seed"])
+    made = (place / "parent.json").stat()
+    return _compressed(
+        place,
+        (made.st_ino, made.st_mtime_ns),
+        settings["task"],
+        settings["method"],
+        settings["rate"],
+        settings["recipe_seed"],
+    )
 
 
 @functools.lru_cache(maxsize=1)  # cells of several lengths, and their trials, follow one another
-def _compressed(place: Path, task: str, method: str, rate: float | None, seed: int) -> _Start:
+def _compressed(
+    place: Path,
+    made: tuple[int, int],  # noqa: ARG001 (a parent that was made anew is another)
+    task: str,
+    method: str,
+    rate: float | None,
+    seed: int,
+) -> _Start:
     tokenizer = load_tokenizer(place)
     parent = load_classifier(place, glue_task(task), tokenizer=tokenizer, new_head=False)
     table = parent.get_input_embeddings().weight
