@@ -180,6 +180,13 @@ def test_without_a_task_that_counts_there_is_no_mean() -> None:
     assert "At 40 % compression paper-3 drops least" in " ".join(page.texts.split())
 
 
+def test_learning_rates_are_those_of_a_model() -> None:
+    """Its name stands there where there are several."""
+    cells = made.cells(models=("one", "two"))
+    rows = markdown_tables(page_markdown(document(cells)))["Peak learning rates of the runs after compression."]
+    assert [row[0] for row in rows] == ["model", *["one"] * 5, *["two"] * 5]
+
+
 def test_cells_without_details_have_no_such_sections() -> None:
     """Those of an older sweep: sizes are there, parts, bands, subspaces and learning rates are not."""
     cells = [{**cell, "details": {}, "learning_rate": None} for cell in made.cells()]

@@ -111,9 +111,14 @@ def subspace_table(example: dict[str, Any]) -> Table:
 
 def learning_rate_table(found: Rows) -> Table:
     """Return how many cells used which learning rate."""
-    rows = [[row["method"], length(row), f"{row['learning_rate']:g}", str(row["cells"])] for row in found]
+    several = len({row["model"] for row in found}) > 1
+    rows = [
+        [*([row["model"]] * several), row["method"], length(row), f"{row['learning_rate']:g}", str(row["cells"])]
+        for row in found
+    ]
     caption = "Peak learning rates of the runs after compression."
-    return table_of(caption, ("method", "length", "learning rate", "cells"), rows, texts=2)
+    headings = (*(["model"] * several), "method", "length", "learning rate", "cells")
+    return table_of(caption, headings, rows, texts=2 + several)
 
 
 def machine_table(machines: Rows) -> Table:
