@@ -100,10 +100,10 @@ class ClassifierTrainer(FiniteTrainer):
     temperature = 1.0
 
     def distil_from(self, teacher: nn.Module | None, weight: float, temperature: float) -> None:
-        """Take a teacher, on the model's device, whose answers make up `weight` of the loss; None for none."""
+        """Take a teacher, whose answers make up `weight` of the loss, to the device of this process; None for none."""
         self.teacher, self.teacher_weight, self.temperature = teacher, weight, temperature
         if teacher is not None:
-            teacher.eval()
+            teacher.to(self.args.device).eval()
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -87,6 +87,8 @@ def train_classifier(
     finally:
         model.zero_grad()
         model.to(device).eval()
+        if teacher is not None:
+            teacher.to(device)
     return TrainingRun(steps, seconds, loss, tables, None if best is None else best.report())
 
 
