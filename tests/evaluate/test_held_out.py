@@ -133,3 +133,16 @@ def test_checks_leave_training_as_it_is(rows: Any, tokenizer: Any) -> None:
 
     one, four = ends(1), ends(4)
     assert all(torch.equal(one[name], four[name]) for name in one)
+
+
+def test_all_processes_decide_by_the_scores_of_the_first(
+    rows: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that found another last bit would end its run alone, and the others would wait for its gradients."""
+    from accelerate import utils
+
+    monkeypatch.setattr(utils, "broadcast_object_list", lambda own: [2.0, own[1]])
+    model = tiny_model("distilbert", head="classifier")
+    run = train_classifier(model, rows, tokenizer=tokenizer, settings=SETTINGS, task="mnli", progress=False)
+    assert run.held_out is not None
+    assert {check["value"] for check in run.held_out["checks"]} == {2.0}

@@ -119,6 +119,8 @@ def _split(dataset: Any, settings: TrainingSettings, task: str | None) -> tuple[
 
 
 def _best_weights(model: nn.Module, rows: Any, tokenizer: Any, settings: TrainingSettings, task: str) -> Any:
+    from accelerate.utils import broadcast_object_list
+
     from foldflat.evaluate.held_out import BestWeights, held_out_score
 
     labels = np.asarray(rows["labels"][:])
@@ -127,7 +129,9 @@ def _best_weights(model: nn.Module, rows: Any, tokenizer: Any, settings: Trainin
     def score() -> tuple[float, float]:
         with torch.autocast(device, torch.bfloat16, enabled=settings.bf16):
             logits = predict_logits(model, rows, tokenizer=tokenizer)
-        return held_out_score(task, logits, labels)
+        # what differs in a last bit would end the run of one process, and the others would wait for it
+        value, loss = broadcast_object_list(list(held_out_score(task, logits, labels)))
+        return value, loss
 
     return BestWeights(model, score, metric=glue_task(task).headline, rows=len(rows), settings=settings)
 
