@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,24 @@ def test_a_parent_that_was_made_anew_is_read_anew(write_grid: WriteGrid, tmp_pat
     for cell in (results / "cells").iterdir():
         cell.unlink()
     assert run_sweep(grid, results).cells[0]["score"]["headline"]["value"] == pytest.approx(-before)
+
+
+def test_a_model_that_changes_during_its_trials_has_no_learning_rate(
+    write_grid: WriteGrid, sweep_parts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The choice would be kept under the weights that it had, and taken for them by the next sweep."""
+    model = shutil.copytree(sweep_parts["models"][0], tmp_path / "model")
+    choose = work.choose_learning_rate
+
+    def change(*arguments: Any, **named: Any) -> Any:
+        (model / "config.json").write_text((model / "config.json").read_text() + "\n")
+        return choose(*arguments, **named)
+
+    monkeypatch.setattr(work, "choose_learning_rate", change)
+    grid = {"models": [str(model)], "methods": ["none"], "parent": {**TRIALS, "max_steps": 4}}
+    found = run_sweep(write_grid(**grid), tmp_path / "results")
+    assert "has changed since the sweep began" in found.failed[0]["error"]["message"]
+    assert list((tmp_path / "results" / "cells").iterdir()) == []
 
 
 def test_the_settings_of_trials_are_part_of_the_key(write_grid: WriteGrid) -> None:
