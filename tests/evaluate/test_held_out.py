@@ -1,5 +1,6 @@
 """Check that rows that are held out are not trained on, decide which weights are kept, and end a run."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,6 +96,16 @@ def test_the_rows_held_out_depend_on_their_number_alone(rows: Any, tokenizer: An
         _split(rows, TrainingSettings(hold_out=0.01), "mnli")
     with pytest.raises(RecipeError, match="rows are to be held out, which takes a metric"):
         train_classifier(tiny_model("distilbert", head="classifier"), rows, tokenizer=tokenizer, settings=SETTINGS)
+
+
+@pytest.mark.parametrize("n", [2, 3, 7, 24])
+def test_the_share_that_is_hinted_at_holds_a_row_out(n: int, rows: Any) -> None:
+    """A third of three rows, written as 0.33, is none."""
+    few = rows.select(range(n))
+    with pytest.raises(DataError) as error:
+        _split(few, TrainingSettings(hold_out=1e-3), "mnli")
+    (least,) = re.findall(r"at least ([0-9.]+),", str(error.value))
+    assert len(_split(few, TrainingSettings(hold_out=float(least)), "mnli")[1]) == 1
 
 
 @pytest.mark.parametrize("tables", ["dense", "all"])

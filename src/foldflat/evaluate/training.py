@@ -1,6 +1,7 @@
 """Train a sequence classifier in place, with transformers' Trainer underneath."""
 
 import contextlib
+import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -110,9 +111,11 @@ def _split(dataset: Any, settings: TrainingSettings, task: str | None) -> tuple[
         raise RecipeError("rows are to be held out, which takes a metric\nhint: give `task`")
     count = min(_MOST_HELD_OUT, int(settings.hold_out * len(dataset)))
     if count < 1:
+        least = math.ceil(1e4 / len(dataset)) / 1e4  # rounded up, for a little less is none again
+        more = f"`hold_out` of at least {least:g}, more rows" if len(dataset) > 1 else "more rows"
         raise DataError(
             f"{settings.hold_out:g} of {len(dataset)} training rows are none to hold out\n"
-            f"hint: `hold_out` of at least {1 / len(dataset):.2g}, more rows, or 0 to train on all"
+            f"hint: {more}, or 0 to train on all"
         )
     order = torch.randperm(len(dataset), generator=torch_generator(0))
     return dataset.select(order[count:].sort().values.tolist()), dataset.select(order[:count].sort().values.tolist())
