@@ -262,6 +262,22 @@ def test_the_settings_of_trials_are_part_of_the_key(write_grid: WriteGrid) -> No
     assert dataclasses.replace(settings, model="elsewhere", data="there").key == settings.key
 
 
+def test_parents_are_shared_whatever_a_teacher_weighs(write_grid: WriteGrid) -> None:
+    """They have none: another weight or temperature makes other cells, of the same parents."""
+
+    def jobs(**training: Any) -> tuple[str, str]:
+        own = {"batch_size": 8, "teacher": True, **training}
+        (cell,) = cells_of(read_grid(write_grid(methods=["none"], training=own)))
+        return cell.job.key, cell.job.needs[0].key
+
+    cell, parent = jobs()
+    for change in ({"teacher_weight": 0.7}, {"temperature": 4.0}):
+        other, same = jobs(**change)
+        assert (other != cell, same) == (True, parent)
+    with pytest.raises(RecipeError, match="unknown key `temperature` in `parent`"):
+        read_grid(write_grid(parent={"max_steps": 4, "temperature": 4.0}))
+
+
 def test_a_sweep_is_no_process_of_torchrun(
     write_grid: WriteGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from foldflat.evaluate import TrainingSettings, glue_task
 from foldflat.workflow.sweep.methods import check_method, rates_of
 from foldflat.workflow.sweep.nodes import Node, read_yaml
 
-__all__ = ["Grid", "Stage", "read_grid"]
+__all__ = ["OF_TEACHERS", "Grid", "Stage", "read_grid"]
 
 Value = TypeVar("Value")
 
@@ -28,8 +28,11 @@ _SETTINGS = {
 }
 
 
-_PARENT_KEYS = (*_SETTINGS, "trial_steps")
-_TRAINING_KEYS = (*(name for name in _PARENT_KEYS if name not in _LENGTHS), "teacher")
+OF_TEACHERS = ("teacher", "teacher_weight", "temperature")
+"""What parents, which have no teacher, do not take from the settings of all runs."""
+
+_TRAINING_KEYS = (*(name for name in _SETTINGS if name not in _LENGTHS), "trial_steps", "teacher")
+_PARENT_KEYS = (*(name for name in _SETTINGS if name not in OF_TEACHERS), "trial_steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +132,7 @@ def read_grid(file: Path) -> Grid:
         if axis is not None and not lines[axis]:
             raise RecipeError(f"{file}, line {line}: {name!r} needs `{axis}`\nhint: for one, {_EXAMPLES[axis]}")
     training = _stage_values(keys.get("training"), {}, _TRAINING_KEYS)
-    common = {name: value for name, value in training.items() if name != "teacher"}
+    common = {name: value for name, value in training.items() if name not in OF_TEACHERS}
     parent = _stage_values(keys.get("parent"), common, _PARENT_KEYS)
     _check_held_out(keys.get("parent", node), parent, training)
     return Grid(
