@@ -15,6 +15,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from filters.tables import at_equal_macs, comparison, largest, networks, shares
+from glue.tables import minilm, minilm_tasks
 from quality.tables import quality
 from rates.tables import fewer_bytes, look_ups, rates
 from shared import ROOT, read_json
@@ -250,6 +251,8 @@ def _mean(found: list[dict[str, Any]], key: str) -> float:
 TABLES: dict[str, Callable[[], str]] = {
     "energy": energy,
     "glue": glue,
+    "minilm": minilm,
+    "minilm-tasks": minilm_tasks,
     "speed": speed,
     "scaling": scaling,
     "machines": machines,

@@ -6,7 +6,7 @@
 Importing needs torch only. Where transformers is installed, `from_pretrained` then reads folders that `save` wrote.
 """
 
-from foldflat import errors
+from foldflat import certify, errors
 from foldflat.checkpoint import load, save
 from foldflat.cluster import ProjectiveClustering
 from foldflat.embedding import EmbeddingPlan, EmbeddingRecipe, SubspaceEmbedding, SubspaceHead
@@ -27,6 +27,7 @@ __all__ = [
     "SubspaceHead",
     "__version__",
     "apply",
+    "certify",
     "compress",
     "errors",
     "load",

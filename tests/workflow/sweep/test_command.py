@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -46,3 +47,47 @@ def test_what_cannot_be_swept_is_said(write_grid: Callable[..., Path], tmp_path:
     assert "1 cells failed; the next run tries them again." in failed.stderr
     assert "BudgetError" in failed.stderr
     assert "1 cells in" in failed.stdout
+
+
+def test_a_team_of_processes_is_refused(
+    write_grid: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under torchrun every process would take another cell, and wait in it for the others for ever."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused = run("sweep", write_grid(), "-o", tmp_path / "results")
+    assert refused.exit_code == 2
+    assert "begun by 2 processes at once, as torchrun does" in " ".join(refused.stderr.split())
+    assert not (tmp_path / "results").exists()
+
+
+def test_options_do_what_a_file_does(
+    write_grid: Callable[..., Path], sweep_parts: dict[str, Any], tmp_path: Path
+) -> None:
+    """The same keys, so the second run has nothing to compute; the grid that they make is in results.json."""
+    same = {"training": {"learning_rate": 1e-3}, "parent": None, "max_steps": [0]}
+    first = run("sweep", write_grid(**same, methods=["none", "svd"]), "-o", tmp_path / "results", "--json")
+    assert json.loads(first.stdout)["computed"] == 3
+    place = ["--model", sweep_parts["models"][0], "--data", sweep_parts["data"], "--task", "sst2"]
+    what = ["--method", "none", "--method", "svd", "--rate", "0.4", "--max-steps", "0", "--learning-rate", "1e-3"]
+    again = run("sweep", *place, *what, "-o", tmp_path / "results", "--json")
+    assert json.loads(again.stdout)["computed"] == 0
+    text = json.loads((tmp_path / "results" / "results.json").read_text())["grid"]
+    (tmp_path / "written.yaml").write_text(text)
+    third = run("sweep", tmp_path / "written.yaml", "-o", tmp_path / "results", "--json")
+    assert json.loads(third.stdout)["computed"] == 0
+
+
+def test_options_that_make_no_grid_are_said(write_grid: Callable[..., Path], tmp_path: Path) -> None:
+    """A file and options, neither, and what a file would be refused for."""
+
+    def refused(*arguments: object) -> str:
+        found = run("sweep", *arguments, "-o", tmp_path / "results")
+        assert found.exit_code == 2
+        return " ".join(found.stderr.split())
+
+    assert "is given, and `tasks`" in refused(write_grid(), "--task", "sst2")
+    assert "nothing to compare is given" in refused()
+    assert "the grid has no `data`" in refused("--model", "m", "--task", "sst2", "--method", "none")
+    assert "the grid as given, line 4: unknown task 'sst3'" in refused(
+        "--model", "m", "--data", "d", "--task", "sst3", "--method", "none"
+    )

@@ -276,13 +276,3 @@ def test_parents_are_shared_whatever_a_teacher_weighs(write_grid: WriteGrid) -> 
         assert (other != cell, same) == (True, parent)
     with pytest.raises(RecipeError, match="unknown key `temperature` in `parent`"):
         read_grid(write_grid(parent={"max_steps": 4, "temperature": 4.0}))
-
-
-def test_a_sweep_is_no_process_of_torchrun(
-    write_grid: WriteGrid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two that claim different jobs would wait for each other's gradients; nothing is made."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RecipeError, match=r"one of 2 processes of torchrun.*\nhint: start it once; --jobs and --ray"):
-        run_sweep(write_grid(), tmp_path / "results")
-    assert not (tmp_path / "results").exists()

@@ -1,7 +1,8 @@
 """The grid of a sweep: what is compared, read from YAML and checked once."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,14 +10,15 @@ from typing import Any, TypeVar
 from foldflat.errors import FoldflatError, RecipeError
 from foldflat.evaluate import TrainingSettings, glue_task
 from foldflat.workflow.sweep.methods import check_method, rates_of
-from foldflat.workflow.sweep.nodes import Node, read_yaml
+from foldflat.workflow.sweep.nodes import Node, as_yaml, read_yaml
 
-__all__ = ["OF_TEACHERS", "Grid", "Stage", "read_grid"]
+__all__ = ["OF_TEACHERS", "Grid", "Stage", "grid_of_options", "read_grid"]
 
 Value = TypeVar("Value")
 
 _AXES = ("models", "tasks", "methods", "seeds")
 _LENGTHS = ("epochs", "max_steps")
+_GIVEN = "the grid as given"
 _RATES = ("rates", "byte_rates")
 _KEYS = (*_AXES, "data", *_RATES, *_LENGTHS, "parent", "training")
 _EXAMPLES = {"rates": "rates: [0.4]", "byte_rates": "byte_rates: [0.9375], which is 16 times smaller"}
@@ -107,14 +109,18 @@ class Grid:
             raise type(error)(f"{self.file}, line {self.lines[axis][value]}: {error}") from error
 
 
-def read_grid(file: Path) -> Grid:
-    """Read a grid from YAML.
+def read_grid(source: str | os.PathLike[str] | Mapping[str, Any]) -> Grid:
+    """Read a grid.
+
+    Args:
+        source: a YAML file, or what it would hold.
 
     Raises:
         ModelNotFoundError: there is no such file.
         RecipeError: it is malformed; the message names the line.
     """
-    node = read_yaml(file)
+    node, text = as_yaml(source, _GIVEN) if isinstance(source, Mapping) else read_yaml(Path(source))
+    file = node.file
     keys = node.mapping(_KEYS)
     missing = [key for key in (*_AXES, "data") if key not in keys]
     if missing:
@@ -141,10 +147,34 @@ def read_grid(file: Path) -> Grid:
         data=keys["data"].text(),
         training=_stage(keys.get("training", node), training),
         parent=_stage(keys.get("parent", node), parent),
-        file=str(file),
-        text=file.read_text(encoding="utf-8"),
+        file=file,
+        text=text,
         lines=lines,
     )
+
+
+def grid_of_options(file: Path | None, *, learning_rate: float | None = None, **axes: Any) -> Path | dict[str, Any]:
+    """Return what `read_grid` reads: a file, or where there is none the axes that are given, by their names in a grid.
+
+    Seeds are [0] where none is given.
+
+    Raises:
+        RecipeError: both are given, or nothing.
+    """
+    given = {name: value for name, value in axes.items() if value is not None}
+    training = {} if learning_rate is None else {"training": {"learning_rate": learning_rate}}
+    if file is not None:
+        if given or training:
+            raise RecipeError(
+                f"{file} is given, and {', '.join(f'`{name}`' for name in (*given, *training))}\n"
+                "hint: write everything into the file, or give no file"
+            )
+        return file
+    if not given:
+        raise RecipeError(
+            "nothing to compare is given\nhint: a YAML file (docs/sweep.md), or --model, --data, --task, .."
+        )
+    return {"seeds": [0], **given, **training}
 
 
 def _named(check: Callable[[str], Any]) -> Callable[[Node], str]:

@@ -3,13 +3,13 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from foldflat.errors import MissingDependencyError, ModelNotFoundError, RecipeError
 
-__all__ = ["Node", "read_yaml"]
+__all__ = ["Node", "as_yaml", "read_yaml"]
 
 Value = TypeVar("Value", bound=Hashable)
 _TAG = "tag:yaml.org,2002:"
@@ -98,8 +98,8 @@ class Node:
         return repr(self.yaml.value) if self.yaml.id == "scalar" else f"a {self.yaml.id}"
 
 
-def read_yaml(file: Path) -> Node:
-    """Return the value that a YAML file holds.
+def read_yaml(file: Path) -> tuple[Node, str]:
+    """Return the value that a YAML file holds, and its text.
 
     Raises:
         ModelNotFoundError: there is no such file.
@@ -107,18 +107,41 @@ def read_yaml(file: Path) -> Node:
         MissingDependencyError: PyYAML is not installed.
     """
     try:
-        import yaml
-    except ImportError:
-        raise MissingDependencyError('a grid needs PyYAML\nhint: pip install "foldflat[eval]"') from None
-    try:
-        value = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise ModelNotFoundError(f"no grid in {str(file)!r}: {error.strerror}\nhint: give a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{file}: not YAML: {error}\nhint: text in UTF-8") from error
+    return _composed(text, str(file)), text
+
+
+def as_yaml(values: Mapping[str, Any], name: str) -> tuple[Node, str]:
+    """Return values as if they had been read from YAML, and its text; `name` stands for the file in messages.
+
+    Raises:
+        MissingDependencyError: PyYAML is not installed.
+    """
+    text: str = _yaml().safe_dump(dict(values), sort_keys=False, default_flow_style=None)
+    return _composed(text, name), text
+
+
+def _composed(text: str, file: str) -> Node:
+    yaml = _yaml()
+    try:
+        value = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f", line {mark.line + 1}"
         what = getattr(error, "problem", None) or error
         raise RecipeError(f"{file}{where}: not YAML: {what}\nhint: `key: value` and `key: [value, ..]`") from error
     if value is None:
         raise RecipeError(f"{file} is empty\nhint: docs/sweep.md has an example")
-    return Node(str(file), "the grid", value, value.start_mark.line + 1)
+    return Node(file, "the grid", value, value.start_mark.line + 1)
+
+
+def _yaml() -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise MissingDependencyError('a grid needs PyYAML\nhint: pip install "foldflat[eval]"') from None
+    return yaml

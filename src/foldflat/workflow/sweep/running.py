@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class SweepResult:
 
 
 def run_sweep(
-    grid: str | os.PathLike[str],
+    grid: str | os.PathLike[str] | Mapping[str, Any],
     results: str | os.PathLike[str],
     *,
     jobs: int = 1,
@@ -51,7 +51,7 @@ def run_sweep(
     A cell that fails is left out and tried again by the next run. Several sweeps may use one folder at once.
 
     Args:
-        grid: YAML file, see docs/sweep.md.
+        grid: YAML file, see docs/sweep.md, or what it would hold.
         results: folder, made where it is missing.
         jobs: processes side by side; 1 is this one.
         threads: of each job; default: the cores shared among jobs, and what torch uses for one.
@@ -59,12 +59,13 @@ def run_sweep(
         watch: called with a line about everything that ends.
 
     Raises:
-        FoldflatError: the grid, a model or a task's data is unusable, the folder is of another version, or this is one
-            of several processes of torchrun; before anything is computed.
+        RecipeError: several processes of one torchrun.
+        FoldflatError: the grid, a model or a task's data is unusable, or the folder is of another version; before
+            anything is computed.
     """
+    _require_alone()
     say = watch or (lambda _: None)
-    _check_alone()
-    read = read_grid(Path(grid))
+    read = read_grid(grid)
     folder = ResultsFolder(results)
     cells = cells_of(read)
     state = _State(folder, read.text, cells, say)
@@ -79,13 +80,13 @@ def run_sweep(
     return state.result()
 
 
-def _check_alone() -> None:
-    """Refuse to run under torchrun: its processes would claim different jobs, and wait for each other forever."""
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if processes > 1:
+def _require_alone() -> None:
+    """Raise RecipeError in a team of processes, each of which would wait in a cell of its own for the others."""
+    team = int(os.environ.get("WORLD_SIZE", "1"))
+    if team > 1:
         raise RecipeError(
-            f"the sweep was started as one of {processes} processes of torchrun, which train one model together\n"
-            "hint: start it once; --jobs and --ray compute cells side by side, on a GPU each with --ray"
+            f"a sweep was begun by {team} processes at once, as torchrun does\n"
+            "hint: `foldflat sweep .. --jobs N` computes N cells side by side, and --ray one on each GPU of a cluster"
         )
 
 
