@@ -242,6 +242,20 @@ def test_finetune_trains_the_coefficients_of_integer_tables(model: Path, glue_fo
     assert run_json("evaluate", tuned, *options)["metrics"] == trained["metrics"]
 
 
+def test_of_several_processes_the_first_writes_and_prints(
+    model: Path, glue_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its RANK from torchrun; were all to write, the last would find that its target exists."""
+    options = ["--task", "sst2", "--data", glue_folder, "--max-steps", 1]
+    monkeypatch.setenv("RANK", "1")
+    second = run("finetune", model, *options, "-o", model.parent / "tuned")
+    assert (second.exit_code, second.stdout) == (0, "")
+    assert not (model.parent / "tuned").exists()
+    monkeypatch.setenv("RANK", "0")
+    assert "accuracy" in run("finetune", model, *options, "-o", model.parent / "tuned").stdout
+    assert (model.parent / "tuned" / "config.json").is_file()
+
+
 def test_finetune_learns_from_the_uncompressed_model(model: Path, glue_folder: Path) -> None:
     """Teacher, held-out rows and what they decided are in JSON and card; a teacher of other words is refused."""
     parent, small, tuned = (model.parent / name for name in ("parent", "small-parent", "distilled"))

@@ -1,5 +1,6 @@
 """Check that rows that are held out are not trained on, decide which weights are kept, and end a run."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -97,6 +98,16 @@ def test_the_rows_held_out_depend_on_their_number_alone(rows: Any, tokenizer: An
         train_classifier(tiny_model("distilbert", head="classifier"), rows, tokenizer=tokenizer, settings=SETTINGS)
 
 
+@pytest.mark.parametrize("n", [2, 3, 7, 24])
+def test_the_share_that_is_hinted_at_holds_a_row_out(n: int, rows: Any) -> None:
+    """A third of three rows, written as 0.33, is none."""
+    few = rows.select(range(n))
+    with pytest.raises(DataError) as error:
+        _split(few, TrainingSettings(hold_out=1e-3), "mnli")
+    (least,) = re.findall(r"at least ([0-9.]+),", str(error.value))
+    assert len(_split(few, TrainingSettings(hold_out=float(least)), "mnli")[1]) == 1
+
+
 @pytest.mark.parametrize("tables", ["dense", "all"])
 def test_a_run_goes_back_to_its_best_check(tables: str, rows: Any, tokenizer: Any) -> None:
     """At a rate that ruins the model the start is kept, to the bit, integer tables in training form included."""
@@ -133,3 +144,16 @@ def test_checks_leave_training_as_it_is(rows: Any, tokenizer: Any) -> None:
 
     one, four = ends(1), ends(4)
     assert all(torch.equal(one[name], four[name]) for name in one)
+
+
+def test_all_processes_decide_by_the_scores_of_the_first(
+    rows: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that found another last bit would end its run alone, and the others would wait for its gradients."""
+    from accelerate import utils
+
+    monkeypatch.setattr(utils, "broadcast_object_list", lambda own: [2.0, own[1]])
+    model = tiny_model("distilbert", head="classifier")
+    run = train_classifier(model, rows, tokenizer=tokenizer, settings=SETTINGS, task="mnli", progress=False)
+    assert run.held_out is not None
+    assert {check["value"] for check in run.held_out["checks"]} == {2.0}

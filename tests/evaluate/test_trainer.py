@@ -138,3 +138,21 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "model.foldflat.safetensors").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="is damaged"):
         load_weights(models[0], tmp_path)
+
+
+def test_tables_are_trained_in_several_processes(
+    rows: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DistributedDataParallel takes the model; its backends cannot send integers of 16 bits."""
+    from torch import distributed
+
+    made = trainer(CompressedTrainer, rows, tokenizer, tmp_path / "run", coefficients="int4")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(made.model)
+        found = wrapped(**{name: torch.tensor(rows[name][:1]) for name in ("input_ids", "attention_mask", "labels")})
+        found.loss.backward()
+    finally:
+        distributed.destroy_process_group()
+    assert all(parameter.grad is not None for parameter in made.model.parameters())

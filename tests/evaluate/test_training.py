@@ -337,6 +337,26 @@ def test_a_teacher_is_learnt_from(rows: Any, tokenizer: Any) -> None:
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
+def test_a_teacher_goes_where_its_process_trains_and_back(
+    rows: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under torchrun that is a GPU of its own, not the one that the models were loaded onto."""
+    import transformers
+
+    teacher, places = tiny_model("distilbert", head="classifier", seed=1), list[str]()
+    monkeypatch.setattr(teacher, "to", lambda device: places.append(str(device)) or teacher)
+    monkeypatch.setattr(transformers.TrainingArguments, "device", property(lambda _: torch.device("cpu", 0)))
+    train_classifier(
+        tiny_model("distilbert", head="classifier"),
+        rows,
+        tokenizer=tokenizer,
+        settings=STEPS,
+        teacher=teacher,
+        progress=False,
+    )
+    assert places == ["cpu:0", "cpu"]
+
+
 def test_a_teacher_that_cannot_teach_is_refused(rows: Any, tokenizer: Any) -> None:
     """The model itself, and one of another number of labels."""
     model = tiny_model("distilbert", head="classifier")

@@ -37,7 +37,7 @@ _LEVEL = {
     "qqp": 0.83,
     "rte": 0.63,
 }
-_LOSS = {"svd": 0.3, "paper": 0.18, "ours": 0.1, "int8": 0.01, "int4": 0.03}
+_LOSS = {"mixed": 0.05, "svd": 0.3, "paper": 0.18, "ours": 0.1, "int8": 0.01, "int4": 0.03}
 _SENSITIVE = {"sst2": 1.0, "stsb": 2.0, "wnli": 0.0}
 _BANDS = ((0, 0), (1, 9), (10, 99), (100, 999), (1000, None))
 _WORDS = (

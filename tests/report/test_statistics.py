@@ -107,4 +107,18 @@ def test_tables_show_points_and_set_tasks_apart() -> None:
     assert "-0.50 [-6.85, +5.85]" in text
     assert "+10.00 [+10.00, +10.00]" in text
     assert "Mean drop over 1 tasks: m, 2 epochs after compression" in text
-    assert "In no mean, being not above the majority class by two standard errors: wnli." in text
+    assert "In no mean: wnli (not learned)." in text
+
+
+def test_tables_say_what_a_rate_counts_and_why_a_task_is_apart() -> None:
+    """Bytes, for mixed; and a task whose uncompressed model has no cell may have been learned."""
+    cells = [*rows("sst2", [0.8], [0.7], [0.75]), row("rte", "svd", 0, 0.6, rate=0.4)]
+    cells.append(row("sst2", "mixed", 0, 0.7, rate=0.4))
+    console = Console(width=200)
+    with console.capture() as shown:
+        for table in sweep_tables(sweep_statistics(cells)):
+            console.print(table)
+    assert "In no mean: rte (no uncompressed model)." in " ".join(shown.get().split())
+    lines = [line.split() for line in shown.get().splitlines()]
+    assert ["mixed", "0.4", "of", "bytes"] in [line[:4] for line in lines]
+    assert ["svd", "0.4", "1"] in [line[:3] for line in lines]

@@ -54,7 +54,7 @@ def finetune(
     Example: `foldflat finetune smaller --task sst2 --epochs 2 -o tuned`
     """
     from foldflat.evaluate import TrainingSettings
-    from foldflat.workflow.tasks import finetune_folder
+    from foldflat.workflow.tasks import finetune_folder, is_first_process
 
     settings = TrainingSettings(
         seed=seed,
@@ -79,7 +79,8 @@ def finetune(
         overwrite=overwrite,
         progress=not as_json,
     )
-    _print_scores(scores, as_json)
+    if is_first_process():
+        _print_scores(scores, as_json)
 
 
 @app.command()

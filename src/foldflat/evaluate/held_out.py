@@ -28,8 +28,9 @@ class BestWeights(TrainerCallback):
     """Score a model `checks` times in a run, and before it; remember its best weights; stop when it gets no better.
 
     Args:
-        model: what is trained, not wrapped. Every process of a distributed run scores all rows, and so decides alike.
-        score: returns the metric, of which more is better, and the loss, which decides among equals.
+        model: what is trained, not wrapped.
+        score: returns the metric, of which more is better, and the loss, which decides among equals; the same in every
+            process of a distributed run, so that all decide alike.
         metric, rows: name of the metric and number of rows, for the report.
         settings: its `checks`, spread evenly over the run with the last at its end, and `patience`.
     """

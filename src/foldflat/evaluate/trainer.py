@@ -35,6 +35,10 @@ class CompressedTrainer(Trainer):
 
     model: Any
 
+    def __init__(self, *positional: Any, **named: Any) -> None:
+        super().__init__(*positional, **named)
+        _send_no_short_integers(self.model)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if holds_weights(Path(resume_from_checkpoint)):
             _load(self.model if model is None else model, Path(resume_from_checkpoint))
@@ -54,6 +58,15 @@ class CompressedTrainer(Trainer):
         masters = masters_of(self.model)
         if masters and _internal_call and self.args.should_save:
             save_file(masters, Path(str(output_dir or self.args.output_dir)) / _MASTERS)
+
+
+def _send_no_short_integers(model: nn.Module) -> None:
+    """Keep DistributedDataParallel from sending buffers of 16-bit integers, a type that gloo and NCCL do not know.
+
+    They are indices of compressed tables, which every process has from its own copy of the model.
+    """
+    kept = [name for name, buffer in model.named_buffers() if buffer.dtype in (torch.int16, torch.uint16)]
+    nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, kept)
 
 
 def _load(model: nn.Module, folder: Path) -> None:
@@ -87,10 +100,10 @@ class ClassifierTrainer(FiniteTrainer):
     temperature = 1.0
 
     def distil_from(self, teacher: nn.Module | None, weight: float, temperature: float) -> None:
-        """Take a teacher, on the model's device, whose answers make up `weight` of the loss; None for none."""
+        """Take a teacher, whose answers make up `weight` of the loss, to the device of this process; None for none."""
         self.teacher, self.teacher_weight, self.temperature = teacher, weight, temperature
         if teacher is not None:
-            teacher.eval()
+            teacher.to(self.args.device).eval()
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -1,6 +1,7 @@
 """Train a sequence classifier in place, with transformers' Trainer underneath."""
 
 import contextlib
+import math
 import tempfile
 import time
 from collections.abc import Iterator
@@ -87,6 +88,8 @@ def train_classifier(
     finally:
         model.zero_grad()
         model.to(device).eval()
+        if teacher is not None:
+            teacher.to(device)
     return TrainingRun(steps, seconds, loss, tables, None if best is None else best.report())
 
 
@@ -108,15 +111,19 @@ def _split(dataset: Any, settings: TrainingSettings, task: str | None) -> tuple[
         raise RecipeError("rows are to be held out, which takes a metric\nhint: give `task`")
     count = min(_MOST_HELD_OUT, int(settings.hold_out * len(dataset)))
     if count < 1:
+        least = math.ceil(1e4 / len(dataset)) / 1e4  # rounded up, for a little less is none again
+        more = f"`hold_out` of at least {least:g}, more rows" if len(dataset) > 1 else "more rows"
         raise DataError(
             f"{settings.hold_out:g} of {len(dataset)} training rows are none to hold out\n"
-            f"hint: `hold_out` of at least {1 / len(dataset):.2g}, more rows, or 0 to train on all"
+            f"hint: {more}, or 0 to train on all"
         )
     order = torch.randperm(len(dataset), generator=torch_generator(0))
     return dataset.select(order[count:].sort().values.tolist()), dataset.select(order[:count].sort().values.tolist())
 
 
 def _best_weights(model: nn.Module, rows: Any, tokenizer: Any, settings: TrainingSettings, task: str) -> Any:
+    from accelerate.utils import broadcast_object_list
+
     from foldflat.evaluate.held_out import BestWeights, held_out_score
 
     labels = np.asarray(rows["labels"][:])
@@ -125,7 +132,9 @@ def _best_weights(model: nn.Module, rows: Any, tokenizer: Any, settings: Trainin
     def score() -> tuple[float, float]:
         with torch.autocast(device, torch.bfloat16, enabled=settings.bf16):
             logits = predict_logits(model, rows, tokenizer=tokenizer)
-        return held_out_score(task, logits, labels)
+        # what differs in a last bit would end the run of one process, and the others would wait for it
+        value, loss = broadcast_object_list(list(held_out_score(task, logits, labels)))
+        return value, loss
 
     return BestWeights(model, score, metric=glue_task(task).headline, rows=len(rows), settings=settings)
 

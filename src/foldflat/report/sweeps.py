@@ -5,6 +5,8 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
+from foldflat.report.page.words import by_bytes
+
 __all__ = ["sweep_tables"]
 
 
@@ -22,7 +24,8 @@ def _scores(group: dict[str, Any], title: str) -> Table:
     apart = [task for task, found in group["tasks"].items() if not found["counts"]]
     caption = "Points of the task's metric; ± is the standard deviation over seeds, [..] the 95 % interval of the mean."
     if apart:
-        caption += f" In no mean, being not above the majority class by two standard errors: {', '.join(apart)}."
+        reasons = (f"{task} ({group['tasks'][task]['reason']})" for task in apart)
+        caption += f" In no mean: {', '.join(reasons)}."
     view = Table(title=title, caption=caption, box=SIMPLE, pad_edge=False)
     for heading in ("task", "method", "rate", "seeds", "score", "minus none", "minus svd"):
         view.add_column(heading, justify="left" if heading in ("task", "method") else "right", no_wrap=True)
@@ -58,7 +61,9 @@ def _drops(group: dict[str, Any], title: str) -> Table:
 
 
 def _rate(row: dict[str, Any]) -> str:
-    return "" if row["rate"] is None else f"{row['rate']:g}"
+    if row["rate"] is None:
+        return ""
+    return f"{row['rate']:g}{' of bytes' if by_bytes(row['method']) else ''}"
 
 
 def _spread(found: dict[str, Any]) -> str:

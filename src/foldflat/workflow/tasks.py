@@ -7,6 +7,7 @@ from typing import Any
 from foldflat.checkpoint import check_target, compressed_tables, save_model_files, writing_folder
 from foldflat.errors import DataError
 from foldflat.evaluate import (
+    FinetuneResult,
     TrainingSettings,
     finetune_classifier,
     glue_task,
@@ -16,7 +17,12 @@ from foldflat.evaluate import (
 )
 from foldflat.model.manifest import write_manifest
 
-__all__ = ["evaluate_folder", "finetune_folder"]
+__all__ = ["evaluate_folder", "finetune_folder", "is_first_process"]
+
+
+def is_first_process() -> bool:
+    """Say whether this process writes and prints for all: under torchrun the one of rank 0, otherwise any."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def finetune_folder(
@@ -31,6 +37,8 @@ def finetune_folder(
     progress: bool = True,
 ) -> dict[str, Any]:
     """Fine-tune a model on a task, write a complete folder, return scores and how the run went.
+
+    Under torchrun all processes train and score, and the first writes.
 
     Args:
         model: folder or hub name, compressed by foldflat or not.
@@ -49,6 +57,12 @@ def finetune_folder(
     result = finetune_classifier(model, task, data, settings=settings, teacher=loaded, progress=progress)
     settled = {**vars(settings), "teacher": teacher}
     scores = {"model": model, **result.metrics, "train": vars(result.run), "settings": settled}
+    if is_first_process():
+        _write(target, result, scores, overwrite=overwrite)
+    return scores
+
+
+def _write(target: str | os.PathLike[str], result: FinetuneResult, scores: dict[str, Any], *, overwrite: bool) -> None:
     with writing_folder(target, overwrite=overwrite) as folder:
         compressed = bool(compressed_tables(result.model))
         manifest = save_model_files(result.model, folder) if compressed else {}
@@ -58,7 +72,6 @@ def finetune_folder(
         (folder / "README.md").write_text(_card(Path(target).name, scores), encoding="utf-8")
         if compressed:
             write_manifest(folder, manifest)
-    return scores
 
 
 def _teacher(name: str, model: str, task: str) -> Any:

@@ -180,6 +180,47 @@ def test_without_a_task_that_counts_there_is_no_mean() -> None:
     assert "At 40 % compression paper-3 drops least" in " ".join(page.texts.split())
 
 
+def test_what_lacks_cells_is_named_and_compared_with_none() -> None:
+    """By what it lacks: a task, a seed, a rate; a method of one seed is not the best of those that have two."""
+    cells = made.cells()
+    assert "ncomplete" not in spoken(cells)
+    found = spoken([cell for cell in cells if (cell["task"], cell["method"], cell["rate"]) != ("stsb", "ours", 0.6)])
+    assert "At 60 % compression paper-3 drops least" in found
+    assert "Incomplete, and compared with none: ours at 60 % (no cells of stsb)." in found
+    cells = [cell for cell in cells if (cell["method"], cell["seed"]) != ("ours", 1)]
+    cells = [cell for cell in cells if (cell["method"], cell["rate"]) != ("paper-3", 0.4)]
+    found = spoken(cells)
+    assert "At 40 % compression svd drops least" in found
+    assert "none: ours at 40 % and 60 % (1 of 2 seeds); paper-3 at 40 % (no cells)." in found
+    assert not [text for text in Page(page_html(document(cells))).strong if text.startswith("1.20")]
+
+
+def test_a_task_without_the_uncompressed_model_is_said_to_be_that() -> None:
+    """Nothing is known of whether it was learned."""
+    found = spoken([cell for cell in made.cells() if cell["method"] != "none"])
+    assert "Not counted: sst2, stsb and wnli (no uncompressed model)." in found
+
+
+def test_a_compression_that_counts_bytes_is_told_from_others() -> None:
+    """In the head and the tables, at an equal number too; no difference to svd, which it is not the size of."""
+    found = document(made.cells(methods=("none", "svd", "ours", "mixed")))
+    assert [item["method"] for item in found["summary"][0]["best"]] == ["ours", "ours", "mixed", "mixed"]
+    words = found["summary"][0]["best"][2]["words"].replace("\N{NO-BREAK SPACE}", " ")
+    assert re.fullmatch(r"of bytes, not of parameters, mixed drops least, 0.57 % \[.*\]\.", words)
+    page = Page(page_html(found))
+    row, mean = ("mixed", "40 % of bytes"), f"Mean drop over 2 tasks, {AFTER}"
+    assert page.cell(mean, row, "minus svd, points") == ""
+    assert page.cell(f"Drop of each task at 40 % compression, {AFTER}", ("sst2",), "mixed (40 % of bytes)")
+    assert len(page.strong) == 8
+
+
+def test_learning_rates_are_those_of_a_model() -> None:
+    """Its name stands there where there are several."""
+    cells = made.cells(models=("one", "two"))
+    rows = markdown_tables(page_markdown(document(cells)))["Peak learning rates of the runs after compression."]
+    assert [row[0] for row in rows] == ["model", *["one"] * 5, *["two"] * 5]
+
+
 def test_cells_without_details_have_no_such_sections() -> None:
     """Those of an older sweep: sizes are there, parts, bands, subspaces and learning rates are not."""
     cells = [{**cell, "details": {}, "learning_rate": None} for cell in made.cells()]

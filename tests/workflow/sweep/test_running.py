@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 from tests.processes import in_new_process
 
-from foldflat.errors import BudgetError, CheckpointError, DataError, FormatVersionError, RecipeError, TargetExistsError
+from foldflat.errors import BudgetError, DataError, RecipeError
 from foldflat.evaluate import finetune_classifier
-from foldflat.workflow.sweep import places, read_grid, run_sweep, work
-from foldflat.workflow.sweep.folder import ResultsFolder
-from foldflat.workflow.sweep.jobs import cells_of
+from foldflat.workflow.sweep import places, run_sweep, work
 
 # the grid's parts are made once
 pytestmark = pytest.mark.xdist_group("sweep")
@@ -130,46 +128,6 @@ def test_a_model_that_changes_while_it_is_trained_is_no_parent(
     found = run_sweep(write_grid(models=[str(model)], methods=["none"]), tmp_path / "results")
     assert "has changed since the sweep began" in found.failed[0]["error"]["message"]
     assert list((tmp_path / "results" / "parents").iterdir()) == []
-
-
-def test_folders_of_other_things_or_versions_are_left_alone(write_grid: WriteGrid, tmp_path: Path) -> None:
-    """Both are errors before anything is written."""
-    other, old = tmp_path / "other", tmp_path / "old"
-    for folder, name, text in ((other, "thesis.tex", "hours of work"), (old, "sweep.json", '{"format": 99}')):
-        folder.mkdir()
-        (folder / name).write_text(text)
-    with pytest.raises(TargetExistsError, match=r"thesis\.tex"):
-        run_sweep(write_grid(), other)
-    with pytest.raises(FormatVersionError, match="cells of format 99"):
-        run_sweep(write_grid(), old)
-    assert [len(list(folder.iterdir())) for folder in (other, old)] == [1, 1]
-
-
-def test_what_a_killed_write_left_is_removed(write_grid: WriteGrid, tmp_path: Path) -> None:
-    """By who computes the same next; what another may be writing stays."""
-    grid = write_grid(methods=["none"], max_steps=[0])
-    folder = ResultsFolder(tmp_path / "results")
-    (cell,) = cells_of(read_grid(grid))
-    half = folder.parent_folder(cell.job.needs[0]).parent / f".{cell.job.needs[0].key}.abc"
-    (half / "deeper").mkdir(parents=True)
-    files = [folder.path / "cells" / f".{key}.def" for key in (cell.job.key, "another")]
-    for file in files:
-        file.touch()
-    run_sweep(grid, folder.path)
-    assert [path.exists() for path in (half, *files)] == [False, False, True]
-
-
-def test_a_damaged_cell_is_named(write_grid: WriteGrid, tmp_path: Path) -> None:
-    """It is not taken for one that is missing; deleted, it is computed again to the same bytes."""
-    found = run_sweep(write_grid(methods=["none"], max_steps=[0]), tmp_path / "results")
-    (cell,) = (tmp_path / "results" / "cells").iterdir()
-    text = found.file.read_bytes()
-    cell.write_text(cell.read_text()[:100])
-    with pytest.raises(CheckpointError, match=rf"{cell.name} is damaged(.|\n)*hint: delete it"):
-        run_sweep(write_grid(methods=["none"], max_steps=[0]), tmp_path / "results")
-    cell.unlink()
-    assert run_sweep(write_grid(methods=["none"], max_steps=[0]), tmp_path / "results").computed == 1
-    assert found.file.read_bytes() == text
 
 
 def test_more_threads_than_cores_are_refused(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import foldflat
+from foldflat.errors import RecipeError
 from foldflat.evaluate import glue_task, load_classifier, load_split, load_tokenizer
 from foldflat.workflow.sweep import read_grid, run_sweep, work
 from foldflat.workflow.sweep.details import table_details
@@ -198,6 +200,51 @@ def test_stages_that_are_malformed_are_said(write_grid: WriteGrid, training: dic
         read_grid(write_grid(training=training))
 
 
+def test_no_cell_is_judged_by_rows_that_its_parent_was_trained_on(write_grid: WriteGrid) -> None:
+    """A parent holds out as much as its cells do, or more: those of a smaller share are among those of a larger."""
+    parent = {"max_steps": 4, "hold_out": 0.1}
+    with pytest.raises(
+        RecipeError, match=r"line [0-9]+: `parent` holds out 0\.1 of .* and `training` 0\.25(.|\n)*hint"
+    ):
+        read_grid(write_grid(training=TRIALS, parent=parent))
+    assert read_grid(write_grid(training=TRIALS, parent={**parent, "hold_out": 0.3})).parent.settings.hold_out == 0.3
+
+
+def test_a_parent_that_was_made_anew_is_read_anew(write_grid: WriteGrid, tmp_path: Path) -> None:
+    """In the same process too, though cells keep the model that the one before them began with."""
+    from safetensors.torch import load_file, save_file
+
+    grid, results = write_grid(methods=["none"], tasks=["stsb"], max_steps=[0]), tmp_path / "results"
+    before = run_sweep(grid, results).cells[0]["score"]["headline"]["value"]
+    (parent,) = (results / "parents").iterdir()
+    weights = load_file(parent / "model.safetensors")
+    weights["classifier.weight"] *= -1
+    save_file(weights, parent / "model.safetensors", metadata={"format": "pt"})
+    (results / "parents" / ".new").write_bytes((parent / "parent.json").read_bytes())
+    (results / "parents" / ".new").rename(parent / "parent.json")
+    for cell in (results / "cells").iterdir():
+        cell.unlink()
+    assert run_sweep(grid, results).cells[0]["score"]["headline"]["value"] == pytest.approx(-before)
+
+
+def test_a_model_that_changes_during_its_trials_has_no_learning_rate(
+    write_grid: WriteGrid, sweep_parts: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The choice would be kept under the weights that it had, and taken for them by the next sweep."""
+    model = shutil.copytree(sweep_parts["models"][0], tmp_path / "model")
+    choose = work.choose_learning_rate
+
+    def change(*arguments: Any, **named: Any) -> Any:
+        (model / "config.json").write_text((model / "config.json").read_text() + "\n")
+        return choose(*arguments, **named)
+
+    monkeypatch.setattr(work, "choose_learning_rate", change)
+    grid = {"models": [str(model)], "methods": ["none"], "parent": {**TRIALS, "max_steps": 4}}
+    found = run_sweep(write_grid(**grid), tmp_path / "results")
+    assert "has changed since the sweep began" in found.failed[0]["error"]["message"]
+    assert list((tmp_path / "results" / "cells").iterdir()) == []
+
+
 def test_the_settings_of_trials_are_part_of_the_key(write_grid: WriteGrid) -> None:
     """Other candidates, other steps, another first seed: other cells; a further seed leaves the first one's."""
 
@@ -213,3 +260,19 @@ def test_the_settings_of_trials_are_part_of_the_key(write_grid: WriteGrid) -> No
     assert keys(seeds=[1, 0])[1] != before
     settings = cells_of(read_grid(write_grid(training=TRIALS)))[0].job
     assert dataclasses.replace(settings, model="elsewhere", data="there").key == settings.key
+
+
+def test_parents_are_shared_whatever_a_teacher_weighs(write_grid: WriteGrid) -> None:
+    """They have none: another weight or temperature makes other cells, of the same parents."""
+
+    def jobs(**training: Any) -> tuple[str, str]:
+        own = {"batch_size": 8, "teacher": True, **training}
+        (cell,) = cells_of(read_grid(write_grid(methods=["none"], training=own)))
+        return cell.job.key, cell.job.needs[0].key
+
+    cell, parent = jobs()
+    for change in ({"teacher_weight": 0.7}, {"temperature": 4.0}):
+        other, same = jobs(**change)
+        assert (other != cell, same) == (True, parent)
+    with pytest.raises(RecipeError, match="unknown key `temperature` in `parent`"):
+        read_grid(write_grid(parent={"max_steps": 4, "temperature": 4.0}))

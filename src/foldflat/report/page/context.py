@@ -17,7 +17,7 @@ from foldflat.report.page.charts import (
 from foldflat.report.page.drops import drop_tables, mean_table, score_table, task_order, task_table
 from foldflat.report.page.sizes import band_name, band_table, part_table, size_table, subspace_table
 from foldflat.report.page.tables import Table
-from foldflat.report.page.words import bytes_in_words, length, method_order, rate, score, share
+from foldflat.report.page.words import bytes_in_words, compression, length, method_order, rate, score, share
 
 __all__ = ["Figure", "Length", "Model", "models_of"]
 
@@ -146,7 +146,7 @@ def _task_chart(group: dict[str, Any], task: str, shares: dict[Any, float], acro
 
 
 def _at(row: dict[str, Any]) -> str:
-    return "" if row["rate"] is None else f"compression {rate(row['rate'])}: "
+    return "" if row["rate"] is None else f"compression {compression(row['method'], row['rate'])}: "
 
 
 def _points(found: dict[str, Any]) -> float | None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from foldflat.report.statistics import REFERENCE, interval
 
-__all__ = ["Scores", "mean_difference", "mean_score", "relative_drop", "scores_of"]
+__all__ = ["Scores", "complete_drops", "mean_difference", "mean_score", "relative_drop", "scores_of"]
 
 Scores = dict[tuple[str, float | None], dict[str, dict[int, float]]]
 """Headline metrics of one model and length: (method, rate) -> task -> seed -> value."""
@@ -45,6 +45,13 @@ def mean_difference(
     parts = [scores.get(method, {}).get(task, {}) for method in (one, other) for task in tasks]
     n = len(tasks)
     return _over_seeds(parts, lambda values: float(np.mean(values[:n]) - np.mean(values[n:])))
+
+
+def complete_drops(drops: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the mean drops that may be compared: of all tasks that count, over as many seeds as any has."""
+    found = [row for row in drops if not row["missing"] and row["absolute"] is not None]
+    most = max((row["absolute"]["n"] for row in found), default=0)
+    return [row for row in found if row["absolute"]["n"] == most]
 
 
 def _over_seeds(parts: list[dict[int, float]], of: Callable[[list[float]], float]) -> dict[str, Any] | None:

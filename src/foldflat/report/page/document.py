@@ -5,7 +5,7 @@ from typing import Any
 
 from foldflat.report.page.differences import mean_difference, mean_score, relative_drop, scores_of
 from foldflat.report.page.summary import summary_of
-from foldflat.report.page.words import method_order
+from foldflat.report.page.words import by_bytes, method_order
 from foldflat.report.statistics import REFERENCE, sweep_statistics
 
 __all__ = ["REPORT_FORMAT", "TYPICAL_RATE", "example_row", "paper_rows", "sweep_document"]
@@ -102,7 +102,9 @@ def _pair(row: dict[str, Any]) -> tuple[str, float | None]:
 
 
 def _versus(scores: Any, row: dict[str, Any], tasks: list[str]) -> dict[str, Any] | None:
-    return None if row["method"] == "svd" else mean_difference(scores, _pair(row), ("svd", row["rate"]), tasks)
+    # where one counts bytes and the other parameters, an equal rate is no equal size
+    apart = row["method"] == "svd" or by_bytes(row["method"])
+    return None if apart else mean_difference(scores, _pair(row), ("svd", row["rate"]), tasks)
 
 
 def _by_method(rows: Rows) -> Iterator[tuple[dict[str, Any], Rows]]:

@@ -2,8 +2,20 @@
 
 from typing import Any
 
+from foldflat.report.page.differences import complete_drops
 from foldflat.report.page.tables import Cell, Rows, Table, changes_of, table_of
-from foldflat.report.page.words import change, drop, length, listed, method_order, rate, score, share
+from foldflat.report.page.words import (
+    by_bytes,
+    change,
+    compression,
+    drop,
+    length,
+    listed,
+    method_order,
+    rate,
+    score,
+    share,
+)
 
 __all__ = ["drop_tables", "mean_table", "paper_table", "score_table", "task_order", "task_table"]
 
@@ -16,7 +28,10 @@ def mean_table(group: dict[str, Any], sizes: Rows) -> Table:
     rows = []
     for row in group["drops"]:
         size = own[row["method"], row["rate"]]
-        place, stored = [row["method"], rate(row["rate"]) or "one size"], share(size["share"]["mean"])
+        place, stored = (
+            [row["method"], compression(row["method"], row["rate"]) or "one size"],
+            share(size["share"]["mean"]),
+        )
         if row["missing"]:
             rows.append([*place, f"no cells yet: {listed(row['missing'])}", "", "", stored, ""])
             continue
@@ -40,12 +55,12 @@ def mean_table(group: dict[str, Any], sizes: Rows) -> Table:
 
 def _least(drops: Rows) -> set[int]:
     """Return which rows drop least at their rate, of those with an interval; rows of one size compete with none."""
-    found = set()
-    for value in {row["rate"] for row in drops if row["rate"] is not None}:
-        own = [row for row in drops if row["rate"] == value and row["relative"] and row["relative"]["n"] > 1]
-        if own:
-            found.add(id(min(own, key=lambda row: float(row["relative"]["mean"]))))
-    return found
+    rows = [row for row in complete_drops(drops) if row["rate"] is not None]
+    rows = [row for row in rows if row["relative"] and row["relative"]["n"] > 1]
+    places: dict[tuple[bool, float], Rows] = {}
+    for row in rows:
+        places.setdefault((by_bytes(row["method"]), row["rate"]), []).append(row)
+    return {id(min(own, key=lambda row: float(row["relative"]["mean"]))) for own in places.values()}
 
 
 def drop_tables(group: dict[str, Any]) -> list[Table]:
@@ -74,7 +89,8 @@ def _drops_at(group: dict[str, Any], value: float | None) -> Table:
     caption = f"Drop of each task{at}, {length(group)}."
     apart = frozenset(range(len(counted) + bool(counted), len(rows)))
     lines = frozenset({len(counted), len(counted) + 1} if counted else ())
-    return table_of(caption, ("task", *methods), rows, first=lines, quiet=apart)
+    headings = (f"{method} ({rate(value)} of bytes)" if by_bytes(method) else method for method in methods)
+    return table_of(caption, ("task", *headings), rows, first=lines, quiet=apart)
 
 
 def task_order(tasks: dict[str, Any]) -> list[str]:
@@ -127,7 +143,8 @@ def score_table(group: dict[str, Any]) -> Table:
     found = {(row["method"], row["rate"], row["task"]): row["score"] for row in group["scores"]}
     methods = sorted({key[:2] for key in found}, key=lambda key: (key[1] or 0.0, method_order(key[0])))
     rows = [
-        [method, rate(value), *(score(found.get((method, value, task))) for task in tasks)] for method, value in methods
+        [method, compression(method, value), *(score(found.get((method, value, task))) for task in tasks)]
+        for method, value in methods
     ]
     caption = f"Scores in points of each task's headline metric, {length(group)}, ± the standard deviation over seeds."
     lines = changes_of(value for _, value in methods)

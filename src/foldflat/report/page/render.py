@@ -89,7 +89,8 @@ def _method_in_words(name: str) -> str:
 def _model_markdown(model: Model) -> list[str]:
     summary = model.summary
     best = "\n".join(f"- At {rate(item['rate'])} compression {_escaped(item['words'])}" for item in summary["best"])
-    parts = [f"## {_escaped(model.name)}", _escaped(summary["lead"]), best, _escaped(summary["bytes"])]
+    parts = [f"## {_escaped(model.name)}", _escaped(summary["lead"]), best]
+    parts += [_escaped(summary["incomplete"]), _escaped(summary["bytes"])]
     parts += ["### Mean drop", NOTES["mean"]]
     parts += [_table(length.table) for length in reversed(model.lengths) if length.table is not None]
     for length in reversed(model.lengths):

@@ -3,7 +3,7 @@
 from typing import Any
 
 from foldflat.report.page.tables import Cell, Rows, Table, changes_of, table_of
-from foldflat.report.page.words import bytes_in_words, length, listed, rate, share
+from foldflat.report.page.words import bytes_in_words, compression, length, listed, share
 
 __all__ = [
     "band_name",
@@ -30,7 +30,7 @@ def size_table(sizes: Rows) -> Table:
     rows = [
         [
             size["method"],
-            rate(size["rate"]),
+            compression(size["method"], size["rate"]),
             share(size["parameters_share"]["mean"]),
             _bytes(size["size_bytes_after"]),
             share(size["share"]["mean"]),
@@ -81,7 +81,7 @@ def band_table(bands: Rows) -> Table:
             else Cell()
             for name in names
         )
-        rows.append([item["method"], rate(item["rate"]), *cells])
+        rows.append([item["method"], compression(item["method"], item["rate"]), *cells])
     shares = {band_name(band): band["share"]["mean"] for item in bands for band in item["bands"]}
     rows.insert(0, ["share of all uses", "", *(share(shares[name]) for name in names)])
     caption = "Energy lost by how often a token occurs, cosines below."
@@ -100,7 +100,7 @@ def _longest_first(bands: Rows) -> Rows:
 
 def subspace_table(example: dict[str, Any]) -> Table:
     """Return an example of which tokens share a subspace."""
-    at = f" at {rate(example['rate'])}" if example["rate"] is not None else ""
+    at = f" at {compression(example['method'], example['rate'])}" if example["rate"] is not None else ""
     rows: list[list[Cell | str]] = [
         [str(i + 1), Cell(tokens=tuple(own["tokens"])), str(own["rank"]), f"{own['rows']:,}", share(own["share"])]
         for i, own in enumerate(example["subspaces"])
@@ -111,9 +111,14 @@ def subspace_table(example: dict[str, Any]) -> Table:
 
 def learning_rate_table(found: Rows) -> Table:
     """Return how many cells used which learning rate."""
-    rows = [[row["method"], length(row), f"{row['learning_rate']:g}", str(row["cells"])] for row in found]
+    several = len({row["model"] for row in found}) > 1
+    rows = [
+        [*([row["model"]] * several), row["method"], length(row), f"{row['learning_rate']:g}", str(row["cells"])]
+        for row in found
+    ]
     caption = "Peak learning rates of the runs after compression."
-    return table_of(caption, ("method", "length", "learning rate", "cells"), rows, texts=2)
+    headings = (*(["model"] * several), "method", "length", "learning rate", "cells")
+    return table_of(caption, headings, rows, texts=2 + several)
 
 
 def machine_table(machines: Rows) -> Table:
@@ -128,5 +133,8 @@ def machine_table(machines: Rows) -> Table:
         ]
         for row in machines
     ]
-    caption = "What the cells were computed on; hours are the sum over cells, without their parents."
+    caption = (
+        "What the cells were computed on; hours are the sum over cells, without their parents and the choice of "
+        "learning rates."
+    )
     return table_of(caption, ("machine", "versions", "threads", "cells", "hours"), rows, texts=2)

@@ -8,8 +8,10 @@ from foldflat.report import megabytes
 __all__ = [
     "METHODS",
     "NOTES",
+    "by_bytes",
     "bytes_in_words",
     "change",
+    "compression",
     "drop",
     "length",
     "listed",
@@ -36,8 +38,9 @@ NOTES = {
     "against the uncompressed model of the same seed. Bars, and the band around the dashed line of the uncompressed "
     "model, are one standard deviation over seeds; a single seed has none. Each chart has a vertical scale of its own.",
     "mean": "None minus method, so more is worse. Relative: of the score of the uncompressed model, as in the paper. "
-    "In brackets the 95 % interval of Student's t over paired seeds; one seed has none. The least relative drop at a "
-    "compression is bold where it has an interval.",
+    "In brackets the 95 % interval of Student's t over paired seeds; one seed has none. Compression counts parameters, "
+    "where nothing else is said. The least relative drop at a compression is bold where it has an interval, among "
+    "methods of all seeds.",
     "tasks": "Relative drops in %, below them drops in points, each with its 95 % interval over paired seeds.",
     "sizes": "Every stored byte counts: coefficients, bases, index, scales.",
     "bands": "Tokens by how often they occur in the training texts of a task. Energy lost is the squared error of the "
@@ -91,6 +94,16 @@ def _with_limits(found: Mapping[str, Any], sign: str) -> str:
 def rate(value: float | None) -> str:
     """Return a compression as a percentage, nothing for a method of one size."""
     return "" if value is None else f"{100 * value:.4g}{_SPACE}%"
+
+
+def by_bytes(method: str) -> bool:
+    """Say whether the compression of a method counts bytes; of all others it counts parameters."""
+    return method.removesuffix("-weighted") == "mixed"
+
+
+def compression(method: str, value: float | None) -> str:
+    """Return the compression of a method as `rate` does, and what it counts where that is not parameters."""
+    return f"{rate(value)} of bytes" if by_bytes(method) else rate(value)
 
 
 def share(value: float | None) -> str:

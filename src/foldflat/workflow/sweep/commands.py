@@ -5,6 +5,7 @@ from typing import Any
 
 from foldflat.randomness import spawn_seeds
 from foldflat.report.page.words import length, rate
+from foldflat.workflow.sweep.grid import OF_TEACHERS
 from foldflat.workflow.sweep.methods import is_weighted, recipe_of
 
 __all__ = ["commands_for"]
@@ -67,7 +68,8 @@ def _stages(
     """Return the settings of a cell's parent and of its run after compression, {} where there is none."""
     training = values.get("training") or {}
     # as the grid's reader has it: a parent's run is a later one with changes, and has no teacher
-    parent = {**{name: value for name, value in training.items() if name != "teacher"}, **(values.get("parent") or {})}
+    parent = {name: value for name, value in training.items() if name not in OF_TEACHERS}
+    parent |= values.get("parent") or {}
     if parent_rate is not None:
         parent["learning_rate"] = parent_rate
     unit = "epochs" if row["max_steps"] is None else "max_steps"

@@ -11,7 +11,7 @@ from typing import Any
 from foldflat.errors import CheckpointError, FormatVersionError, MissingDependencyError, TargetExistsError
 from foldflat.workflow.sweep.jobs import CELL_FORMAT, Job
 
-__all__ = ["ResultsFolder", "write_json"]
+__all__ = ["ResultsFolder", "write_json", "write_text"]
 
 _VERSION = "sweep.json"
 _KINDS = ("cells", "errors", "locks", "parents")
@@ -172,16 +172,23 @@ def write_json(file: Path, values: dict[str, Any]) -> None:
     Raises:
         CheckpointError: it cannot be written.
     """
-    text = json.dumps(values, indent=1, allow_nan=False) + "\n"
+    write_text(file, json.dumps(values, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text as `write_json` does."""
+    beside = None
     try:
         with tempfile.NamedTemporaryFile(
-            "w", dir=file.parent, prefix=f".{file.stem}.", delete=False, encoding="utf-8"
+            "w", dir=file.absolute().parent, prefix=f".{file.stem}.", delete=False, encoding="utf-8"
         ) as stream:
+            beside = Path(stream.name)
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        beside = Path(stream.name)
         beside.chmod(0o644)
         beside.replace(file)
     except OSError as error:
-        raise CheckpointError(f"{file} cannot be written: {error}") from error
+        if beside is not None:
+            beside.unlink(missing_ok=True)
+        raise CheckpointError(f"{file} cannot be written: {error}\nhint: a folder on a disk with room") from error

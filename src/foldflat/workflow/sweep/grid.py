@@ -12,7 +12,7 @@ from foldflat.evaluate import TrainingSettings, glue_task
 from foldflat.workflow.sweep.methods import check_method, rates_of
 from foldflat.workflow.sweep.nodes import Node, as_yaml, read_yaml
 
-__all__ = ["Grid", "Stage", "grid_of_options", "read_grid"]
+__all__ = ["OF_TEACHERS", "Grid", "Stage", "grid_of_options", "read_grid"]
 
 Value = TypeVar("Value")
 
@@ -30,8 +30,11 @@ _SETTINGS = {
 }
 
 
-_PARENT_KEYS = (*_SETTINGS, "trial_steps")
-_TRAINING_KEYS = (*(name for name in _PARENT_KEYS if name not in _LENGTHS), "teacher")
+OF_TEACHERS = ("teacher", "teacher_weight", "temperature")
+"""What parents, which have no teacher, do not take from the settings of all runs."""
+
+_TRAINING_KEYS = (*(name for name in _SETTINGS if name not in _LENGTHS), "trial_steps", "teacher")
+_PARENT_KEYS = (*(name for name in _SETTINGS if name not in OF_TEACHERS), "trial_steps")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,8 +138,9 @@ def read_grid(source: str | os.PathLike[str] | Mapping[str, Any]) -> Grid:
         if axis is not None and not lines[axis]:
             raise RecipeError(f"{file}, line {line}: {name!r} needs `{axis}`\nhint: for one, {_EXAMPLES[axis]}")
     training = _stage_values(keys.get("training"), {}, _TRAINING_KEYS)
-    common = {name: value for name, value in training.items() if name != "teacher"}
+    common = {name: value for name, value in training.items() if name not in OF_TEACHERS}
     parent = _stage_values(keys.get("parent"), common, _PARENT_KEYS)
+    _check_held_out(keys.get("parent", node), parent, training)
     return Grid(
         **{axis: tuple(lines[axis]) for axis in (*_AXES, *_RATES, "lengths")},
         unit=unit,
@@ -227,6 +231,16 @@ def _stage_values(node: Node | None, common: dict[str, Any], known: Collection[s
     if all(unit in found for unit in _LENGTHS):
         raise found["max_steps"].error(f"{node.name} has both `epochs` and `max_steps`", "keep one of them")
     return {**common, **{name: _stage_value(name, value) for name, value in found.items()}}
+
+
+def _check_held_out(node: Node, parent: dict[str, Any], training: dict[str, Any]) -> None:
+    own, later = (stage.get("hold_out", 0.0) for stage in (parent, training))
+    if own < later:
+        raise node.error(
+            f"{node.name} holds out {own:g} of the training rows and `training` {later:g}, so that cells would be "
+            "judged by rows that their parent was trained on",
+            "leave `hold_out` out of `parent`, or give it as much",
+        )
 
 
 def _stage_value(name: str, node: Node) -> Any:

@@ -2,15 +2,15 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import foldflat
-from foldflat.errors import CheckpointError, RecipeError, TargetExistsError
+from foldflat.errors import RecipeError, TargetExistsError
 from foldflat.report.page import example_row, page_html, page_markdown, sweep_document
 from foldflat.workflow.sweep.commands import commands_for
+from foldflat.workflow.sweep.folder import write_text
 from foldflat.workflow.sweep.reading import parent_learning_rate, read_results
 
 __all__ = ["write_report"]
@@ -45,7 +45,7 @@ def write_report(results: str | os.PathLike[str], files: Iterable[Path], *, over
     # all are made before the first is written
     texts = [(file, _FORMS[file.suffix.lower()](document)) for file in targets]
     for file, text in texts:
-        _write(file, text)
+        write_text(file, text)
     return document
 
 
@@ -69,20 +69,3 @@ def _checked(file: Path, overwrite: bool) -> Path:
     if file.exists() and not overwrite:
         raise TargetExistsError(f"{file} exists\nhint: --overwrite (overwrite=True) replaces it")
     return file
-
-
-def _write(file: Path, text: str) -> None:
-    """Write a file beside and rename it."""
-    beside = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=file.absolute().parent, prefix=f".{file.name}.", delete=False, encoding="utf-8"
-        ) as stream:
-            beside = Path(stream.name)
-            stream.write(text)
-        beside.chmod(0o644)
-        beside.replace(file)
-    except OSError as error:
-        if beside is not None:
-            beside.unlink(missing_ok=True)
-        raise CheckpointError(f"{file} cannot be written: {error}\nhint: a folder on a disk with room") from error

@@ -86,8 +86,7 @@ def _parent(job: Job, folder: ResultsFolder) -> None:
     """Fine-tune the model on the task and keep it with its scores."""
     training, task = _training(job, folder), job.settings["task"]
     made = finetune_classifier(job.model, task, job.data, settings=training, progress=False)
-    if model_fingerprint(job.model) != job.settings["model"]:
-        raise DataError(f"{job.model!r} has changed since the sweep began\nhint: run the sweep again")
+    _check_unchanged(job)
     rows = load_split(job.data, task, "train", tokenizer=made.tokenizer, max_length=training.max_length)
     with writing_folder(folder.parent_folder(job)) as beside, quiet_transformers():
         made.model.save_pretrained(beside)
@@ -97,6 +96,12 @@ def _parent(job: Job, folder: ResultsFolder) -> None:
         values = {"key": job.key, "settings": job.settings, "figures": figures}
         write_json(beside / "parent.json", {**values, "run": _run({"training": made.run.seconds})})
     folder.forget_error(job)
+
+
+def _check_unchanged(job: Job) -> None:
+    """Refuse to keep under a model's fingerprint what another one gave."""
+    if model_fingerprint(job.model) != job.settings["model"]:
+        raise DataError(f"{job.model!r} has changed since the sweep began\nhint: run the sweep again")
 
 
 def _counts(ids: list[list[int]], n: int) -> NDArray[np.int64]:
@@ -131,11 +136,26 @@ class _Start:
 def _start(job: Job, folder: ResultsFolder) -> _Start:
     settings = job.settings
     place = folder.parent_folder(job.needs[0])
-    return _compressed(place, settings["task"], settings["method"], settings["rate"], settings["recipe_seed"])
+    made = (place / "parent.json").stat()
+    return _compressed(
+        place,
+        (made.st_ino, made.st_mtime_ns),
+        settings["task"],
+        settings["method"],
+        settings["rate"],
+        settings["recipe_seed"],
+    )
 
 
 @functools.lru_cache(maxsize=1)  # cells of several lengths, and their trials, follow one another
-def _compressed(place: Path, task: str, method: str, rate: float | None, seed: int) -> _Start:
+def _compressed(
+    place: Path,
+    made: tuple[int, int],  # noqa: ARG001 (a parent that was made anew is another)
+    task: str,
+    method: str,
+    rate: float | None,
+    seed: int,
+) -> _Start:
     tokenizer = load_tokenizer(place)
     parent = load_classifier(place, glue_task(task), tokenizer=tokenizer, new_head=False)
     table = parent.get_input_embeddings().weight
@@ -205,6 +225,8 @@ def _learning_rate(job: Job, folder: ResultsFolder) -> None:
     chosen = choose_learning_rate(
         make, rows, settings["learning_rates"], task=task, tokenizer=tokenizer, settings=training, teacher=teacher
     )
+    if settings["trial_of"] == "parent":
+        _check_unchanged(job)
     folder.write_cell(job, dataclasses.asdict(chosen), _run({"all": time.perf_counter() - started}))
 
 
