@@ -364,7 +364,18 @@ def test_a_compressed_folder_is_not_compressed_again(model: Path) -> None:
 def test_version_and_help_of_every_command() -> None:
     """Each command's help ends with an example that starts with its own name."""
     assert run("--version").stdout.strip() == f"foldflat {foldflat.__version__}"
-    for command in ("demo", "plan", "compress", "densify", "finetune", "evaluate", "inspect", "sweep", "certify", "report"):
+    for command in (
+        "demo",
+        "plan",
+        "compress",
+        "densify",
+        "finetune",
+        "evaluate",
+        "inspect",
+        "sweep",
+        "certify",
+        "report",
+    ):
         text = run(command, "--help")
         assert text.exit_code == 0
         assert f"foldflat {command}" in " ".join(text.stdout.split())
