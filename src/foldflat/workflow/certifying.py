@@ -12,6 +12,8 @@ from foldflat.certify import examples_needed as needed_for
 from foldflat.errors import CheckpointError, DataError, ModelNotFoundError, RecipeError
 from foldflat.evaluate import glue_task, load_classifier, load_split, load_tokenizer, predict_logits, read_task
 from foldflat.model.manifest import file_sha256, refresh_checksums
+from foldflat.model.size import state_sha256
+from foldflat.workflow.files import write_json, write_text
 
 __all__ = ["CERTIFICATE", "RISKS", "certificate_of", "certify_folder"]
 
@@ -71,7 +73,7 @@ def certify_folder(
         name: load_classifier(where, glue_task(task), tokenizer=tokenizer, new_head=False)
         for name, where in (("original", original), ("compressed", str(place)))
     }
-    fingerprints = {name: _state(model) for name, model in models.items()}
+    fingerprints = {name: state_sha256(model.state_dict()) for name, model in models.items()}
     if fingerprints["original"] == fingerprints["compressed"]:
         raise DataError(f"{original!r} and {str(place)!r} are the same model\nhint: nothing is to be certified")
     # before anything is measured, so that an interrupted run has spent the examples too
@@ -192,12 +194,6 @@ def _figures(found: Certification, risk: Risk) -> dict[str, Any]:
     }
 
 
-def _state(model: Any) -> str:
-    from foldflat.model.size import state_sha256
-
-    return state_sha256(model.state_dict())
-
-
 def _weights(folder: Path) -> dict[str, str]:
     """Return the checksums of the weights files of a folder."""
     return {file.name: file_sha256(file) for file in sorted(folder.glob("*.safetensors"))}
@@ -227,13 +223,9 @@ def _words(certificate: dict[str, Any]) -> str:
 
 def _keep(place: Path, certificate: dict[str, Any]) -> None:
     """Write the certificate into a folder, a paragraph into its card, and their checksums into the manifest."""
-    beside = place / f".{CERTIFICATE}"
-    beside.write_text(json.dumps(certificate, indent=1) + "\n", encoding="utf-8")
     card = place / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else f"# {place.name}\n"
     kept = text.partition(f"\n{_HEADING}\n")[0].rstrip()
-    below = place / ".README.md"
-    below.write_text(f"{kept}\n\n{_HEADING}\n\n{certificate['words']}\n", encoding="utf-8")
-    below.replace(card)
-    beside.replace(place / CERTIFICATE)
+    write_text(card, f"{kept}\n\n{_HEADING}\n\n{certificate['words']}\n")
+    write_json(place / CERTIFICATE, certificate)
     refresh_checksums(place, (CERTIFICATE, card.name))

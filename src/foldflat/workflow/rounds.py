@@ -11,6 +11,7 @@ from foldflat.errors import CheckpointError
 from foldflat.filters.plan import FilterPlan
 from foldflat.model.manifest import read_manifest
 from foldflat.pipeline import Result
+from foldflat.workflow.files import write_text
 from foldflat.workflow.networks import Network
 
 __all__ = ["Rounds"]
@@ -41,9 +42,7 @@ class Rounds:
                 )
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        beside = file.with_suffix(".part")
-        beside.write_text(described, encoding="utf-8")
-        beside.replace(file)
+        write_text(file, described)
 
     def checkpoints(self, number: int) -> Path:
         """Return the folder for the checkpoints of a round's training."""

@@ -2,16 +2,16 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from foldflat.errors import CheckpointError, FormatVersionError, MissingDependencyError, TargetExistsError
+from foldflat.workflow.files import write_json
 from foldflat.workflow.sweep.jobs import CELL_FORMAT, Job
 
-__all__ = ["ResultsFolder", "write_json", "write_text"]
+__all__ = ["ResultsFolder"]
 
 _VERSION = "sweep.json"
 _KINDS = ("cells", "errors", "locks", "parents")
@@ -164,31 +164,3 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise CheckpointError(f"{file} is damaged: it holds no object\nhint: delete it, and it is computed again")
     return values
-
-
-def write_json(file: Path, values: dict[str, Any]) -> None:
-    """Write a file beside and rename it, so that it is there whole or not at all.
-
-    Raises:
-        CheckpointError: it cannot be written.
-    """
-    write_text(file, json.dumps(values, indent=1, allow_nan=False) + "\n")
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a text as `write_json` does."""
-    beside = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=file.absolute().parent, prefix=f".{file.stem}.", delete=False, encoding="utf-8"
-        ) as stream:
-            beside = Path(stream.name)
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.chmod(0o644)
-        beside.replace(file)
-    except OSError as error:
-        if beside is not None:
-            beside.unlink(missing_ok=True)
-        raise CheckpointError(f"{file} cannot be written: {error}\nhint: a folder on a disk with room") from error

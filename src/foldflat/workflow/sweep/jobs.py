@@ -13,13 +13,23 @@ from foldflat.randomness import spawn_seeds
 from foldflat.workflow.sweep.grid import Grid, Stage
 from foldflat.workflow.sweep.methods import among, recipe_of
 
-__all__ = ["CELL_FORMAT", "TRAINING_ROWS", "Cell", "Job", "cells_of", "with_needs"]
+__all__ = ["CELL_FORMAT", "SIZES", "TRAINING_ROWS", "Cell", "Job", "cells_of", "with_needs"]
 
 CELL_FORMAT = 2
 """Raised whenever what a cell computes or holds changes; a folder of another number is refused."""
 
 TRAINING_ROWS = 1000
 """Rows of the training split that the paper's choice among numbers of subspaces is made on."""
+
+SIZES = (
+    "parameters_before",
+    "parameters_after",
+    "size_bytes_before",
+    "size_bytes_after",
+    "model_size_bytes_before",
+    "model_size_bytes_after",
+)
+"""What a cell holds of the report on its table."""
 
 _CANDIDATES = {*among("paper"), *among("paper-weighted")}
 

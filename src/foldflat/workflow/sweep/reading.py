@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from foldflat.errors import CheckpointError, DataError, FormatVersionError, ModelNotFoundError
 from foldflat.randomness import spawn_seeds
 from foldflat.report.statistics import REFERENCE
-from foldflat.workflow.sweep.jobs import CELL_FORMAT
+from foldflat.workflow.sweep.jobs import CELL_FORMAT, SIZES
 
 __all__ = ["SweepResults", "parent_learning_rate", "read_results"]
 
@@ -32,14 +32,6 @@ _SCORE: dict[str, tuple[type, ...]] = {
     "accuracy": (int, float, type(None)),
     "majority_baseline": (int, float, type(None)),
 }
-_SIZES = (
-    "parameters_before",
-    "parameters_after",
-    "size_bytes_before",
-    "size_bytes_after",
-    "model_size_bytes_before",
-    "model_size_bytes_after",
-)
 _MACHINE = ("processor", "device", "threads", "foldflat", "torch", "transformers", "python")
 
 
@@ -131,8 +123,8 @@ def _row(file: Path, i: int, cell: Any) -> dict[str, Any]:
     if (cell["table"] == {}) != (cell["method"] == REFERENCE):
         _damaged(file, f"{name} is of method {cell['method']!r} and has {'no' if not cell['table'] else 'a'} table")
     if cell["table"]:
-        _require(file, f"the table of {name}", cell["table"], dict.fromkeys(_SIZES, (int,)))
-        if min(cell["table"][size] for size in _SIZES) < 1:
+        _require(file, f"the table of {name}", cell["table"], dict.fromkeys(SIZES, (int,)))
+        if min(cell["table"][size] for size in SIZES) < 1:
             _damaged(file, f"the table of {name} has a size below 1")
     row = {"details": {}, "learning_rate": None, **cell}
     if not isinstance(row["details"], dict):
@@ -161,9 +153,11 @@ def _check(file: Path, rows: list[dict[str, Any]]) -> None:
     places = [
         tuple(row[name] for name in ("model", "task", "method", "rate", "seed", "epochs", "max_steps")) for row in rows
     ]
-    twice = next((place for i, place in enumerate(places) if place in places[:i]), None)
-    if twice is not None:
-        _damaged(file, f"the cell {twice} stands there twice")
+    seen = set()
+    for place in places:
+        if place in seen:
+            _damaged(file, f"the cell {place} stands there twice")
+        seen.add(place)
 
 
 def _machines(folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

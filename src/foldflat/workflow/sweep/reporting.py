@@ -9,8 +9,8 @@ from typing import Any
 import foldflat
 from foldflat.errors import RecipeError, TargetExistsError
 from foldflat.report.page import example_row, page_html, page_markdown, sweep_document
+from foldflat.workflow.files import write_text
 from foldflat.workflow.sweep.commands import commands_for
-from foldflat.workflow.sweep.folder import write_text
 from foldflat.workflow.sweep.reading import parent_learning_rate, read_results
 
 __all__ = ["write_report"]

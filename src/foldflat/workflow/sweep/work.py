@@ -30,21 +30,14 @@ from foldflat.evaluate import (
 )
 from foldflat.model.hub import quiet_transformers
 from foldflat.pipeline import compress
+from foldflat.workflow.files import write_json
 from foldflat.workflow.sweep.details import table_details
-from foldflat.workflow.sweep.folder import ResultsFolder, write_json
-from foldflat.workflow.sweep.jobs import TRAINING_ROWS, Job
+from foldflat.workflow.sweep.folder import ResultsFolder
+from foldflat.workflow.sweep.jobs import SIZES, TRAINING_ROWS, Job
 from foldflat.workflow.sweep.methods import is_weighted, recipe_of
 
 __all__ = ["Outcome", "work"]
 
-_SIZES = (
-    "parameters_before",
-    "parameters_after",
-    "size_bytes_before",
-    "size_bytes_after",
-    "model_size_bytes_before",
-    "model_size_bytes_after",
-)
 _COUNTS = "token_counts.npy"
 _TABLE = ("name", "method", "n_subspaces", "ranks", "energy_lost")
 
@@ -256,7 +249,7 @@ def _trained(run: Any) -> dict[str, Any]:
 def _table(report: dict[str, Any]) -> dict[str, Any]:
     if not report:
         return {}
-    sizes = {name: report[name] for name in _SIZES}
+    sizes = {name: report[name] for name in SIZES}
     return {**sizes, "tables": [{name: table[name] for name in _TABLE} for table in report["tables"]]}
 
 
