@@ -4,27 +4,36 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from foldflat.embedding.recipe import EmbeddingRecipe
+from foldflat.errors import RecipeError
 from foldflat.filters.recipe import METHODS, FilterRecipe
 from foldflat.workflow.settings import parse_count, parse_size
 from foldflat.workflow.weighting import TextSample
 
+if TYPE_CHECKING:  # evaluates models, which takes long to import
+    from foldflat.workflow.certificates import Promise
+
 __all__ = [
     "AsJson",
+    "Confidence",
     "Data",
+    "LedgerFile",
     "Model",
     "Network",
     "Output",
     "Overwrite",
+    "Risk",
     "Seed",
     "Task",
     "filter_recipe_from_options",
+    "promise_from_options",
     "recipe_from_options",
     "takes_filter_recipe",
+    "takes_promise",
     "takes_recipe",
     "takes_text",
     "text_from_options",
@@ -39,6 +48,24 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Task = Annotated[str, typer.Option(help="cola, sst2, mrpc, stsb, rte, wnli, qnli, mnli or qqp.")]
 Data = Annotated[str, typer.Option(help="Folder or hub name with GLUE's tasks, such as nyu-mll/glue.")]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        help="Search for the smallest model that can be promised to lose at most so much on held-out examples: 0.005 "
+        "is half a point of accuracy."
+    ),
+]
+Confidence = Annotated[float, typer.Option(help="That the promise holds.")]
+Risk = Annotated[
+    str | None,
+    typer.Option(
+        help="accuracy-drop or disagreement; stsb: score-drop; sentence encoders: cosine-error or neighbours-lost. "
+        "Default the first that fits."
+    ),
+]
+LedgerFile = Annotated[
+    str | None, typer.Option("--ledger", help="File that counts uses of examples. Default: in the user's state folder.")
+]
 Keep = Annotated[float | None, typer.Option("--keep", help="Parameters to keep, in (0, 1]. Default 0.6.")]
 Budget = Annotated[str | None, typer.Option(help="Stored bytes of the tables together: 8000000, 8MB, 8MiB.")]
 MaxError = Annotated[float | None, typer.Option(help="Share of energy that may be lost.")]
@@ -76,7 +103,9 @@ Tokenizer = Annotated[str | None, typer.Option(help="Model with the tokenizer. D
 SaveCounts = Annotated[Path | None, typer.Option(help="Write the counts to this .npy, for --row-weights.")]
 Include = Annotated[list[str] | None, typer.Option(help="Pattern of embeddings to replace; may be repeated.")]
 Network = Annotated[str, typer.Argument(help="package.module:function that builds a network, a folder, or a hub name.")]
-KeepNetwork = Annotated[float, typer.Option("--keep", help="Part of the whole network to keep, in (0, 1].")]
+KeepNetwork = Annotated[
+    float | None, typer.Option("--keep", help="Part of the whole network to keep, in (0, 1]. Default 0.5.")
+]
 Measure = Annotated[str, typer.Option(help="What is counted: parameters, macs or bytes.")]
 FilterMethod = Annotated[str, typer.Option("--method", help=f"{', '.join(METHODS)}.")]
 Variant = Annotated[str, typer.Option(help="Of pfp: deterministic, random or hybrid.")]
@@ -101,14 +130,16 @@ def recipe_from_options(
     include: Include = None,
     exclude: Exclude = None,
     seed: Seed = 0,
+    context: typer.Context = None,  # type: ignore[assignment]
 ) -> EmbeddingRecipe:
     """Return the recipe that the options of `plan` and `compress` ask for.
 
-    Bytes, or an error, and nothing about subspaces leave the method open.
+    Bytes, an error or a promise, and nothing about subspaces, leave the method open.
     """
     is_open = subspaces == "auto" and not equal_ranks and coefficients == "same"
     if method is None:
-        method = "auto" if is_open and (budget is not None or max_error is not None) else "subspaces"
+        by_bytes = budget is not None or max_error is not None or (keep is None and _is_given(context, "max_drop"))
+        method = "auto" if is_open and by_bytes else "subspaces"
     return EmbeddingRecipe(
         keep_ratio=keep,
         budget_bytes=None if budget is None else parse_size(budget),
@@ -125,7 +156,7 @@ def recipe_from_options(
 
 
 def filter_recipe_from_options(
-    keep: KeepNetwork = 0.5,
+    keep: KeepNetwork = None,
     measure: Measure = "parameters",
     method: FilterMethod = FilterRecipe.method,
     variant: Variant = "deterministic",
@@ -136,8 +167,11 @@ def filter_recipe_from_options(
     refit: Refit = None,
     exclude: ExcludeLayers = None,
     seed: Seed = 0,
+    context: typer.Context = None,  # type: ignore[assignment]
 ) -> FilterRecipe:
-    """Return the recipe that the options of `prune` ask for."""
+    """Return the recipe that the options of `prune` ask for; a search for a promise begins near the whole network."""
+    if keep is None:
+        keep = 0.98 if _is_given(context, "max_drop") else FilterRecipe.keep_ratio
     return FilterRecipe(
         keep_ratio=keep,
         measure=measure,
@@ -164,6 +198,24 @@ def text_from_options(
     return TextSample(tuple(text or ()), text_column, text_limit, tokenizer, save_counts)
 
 
+def promise_from_options(
+    max_drop: MaxDrop = None, confidence: Confidence = 0.95, risk: Risk = None, ledger: LedgerFile = None
+) -> "Promise | None":
+    """Return the promise that the options of `compress` and `prune` ask for; None without --max-drop."""
+    from foldflat.workflow.certificates import Promise
+
+    if max_drop is not None:
+        return Promise(max_drop, confidence, risk, ledger)
+    if risk is not None or ledger is not None:
+        raise RecipeError(f"--{'risk' if risk else 'ledger'} is given, but nothing is promised\nhint: give --max-drop")
+    return None
+
+
+def takes_promise(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a Promise in place of its parameter `promise`."""
+    return _with_options(command, "promise", promise_from_options)
+
+
 def takes_recipe(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of an EmbeddingRecipe in place of its parameter `recipe`."""
     return _with_options(command, "recipe", recipe_from_options)
@@ -177,6 +229,11 @@ def takes_text(command: Callable[..., None]) -> Callable[..., None]:
 def takes_filter_recipe(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of a FilterRecipe in place of its parameter `recipe`."""
     return _with_options(command, "recipe", filter_recipe_from_options)
+
+
+def _is_given(context: typer.Context | None, option: str) -> bool:
+    """Say whether a command was given an option, by the name of its parameter."""
+    return context is not None and context.params.get(option) is not None
 
 
 def _with_options(command: Callable[..., None], parameter: str, build: Callable[..., Any]) -> Callable[..., None]:

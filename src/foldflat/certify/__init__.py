@@ -8,7 +8,7 @@ from foldflat.certify.bounds import (
     binomial_p_value,
     binomial_upper_bound,
 )
-from foldflat.certify.ledger import Ledger, example_hash
+from foldflat.certify.ledger import Ledger, Spent, example_hash
 from foldflat.certify.paired import paired_p_value, paired_upper_bound
 from foldflat.certify.risks import (
     Risk,
@@ -19,13 +19,14 @@ from foldflat.certify.risks import (
     neighbours_lost,
     score_drop,
 )
-from foldflat.certify.search import Certification, Tested, certify, examples_needed
+from foldflat.certify.search import Certification, Tested, certify, examples_needed, foreseen_p_value
 from foldflat.certify.selection import TestGraph, bonferroni_graph, fixed_sequence, sequences_graph
 
 __all__ = [
     "Certification",
     "Ledger",
     "Risk",
+    "Spent",
     "TestGraph",
     "Tested",
     "accuracy_drop",
@@ -42,6 +43,7 @@ __all__ = [
     "example_hash",
     "examples_needed",
     "fixed_sequence",
+    "foreseen_p_value",
     "loss_increase",
     "neighbours_lost",
     "paired_p_value",

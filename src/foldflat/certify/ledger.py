@@ -1,7 +1,9 @@
 """A ledger of the examples that promises were made on: using them again costs confidence."""
 
 import contextlib
+import dataclasses
 import hashlib
+import math
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -9,11 +11,12 @@ from pathlib import Path
 
 from foldflat.errors import CheckpointError, DataError
 
-__all__ = ["Ledger", "example_hash"]
+__all__ = ["Ledger", "Spent", "example_hash"]
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS uses (
-    id INTEGER PRIMARY KEY, original TEXT NOT NULL, candidate TEXT NOT NULL, day TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
+    id INTEGER PRIMARY KEY, original TEXT NOT NULL, candidate TEXT NOT NULL, outcomes INTEGER NOT NULL,
+    day TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
 );
 CREATE TABLE IF NOT EXISTS examples (
     example BLOB NOT NULL, use INTEGER NOT NULL REFERENCES uses (id), PRIMARY KEY (example, use)
@@ -21,6 +24,20 @@ CREATE TABLE IF NOT EXISTS examples (
 """
 _PATIENCE = 30.0
 _BYTES = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Spent:
+    """Hold what examples were used for before.
+
+    Attributes:
+        earlier: uses of any of them.
+        choices: in how many ways those may have ended, which is how many promises somebody who knows how could
+            choose from; the chance of error is to be divided by it.
+    """
+
+    earlier: int = 0
+    choices: float = 1.0
 
 
 class Ledger:
@@ -46,15 +63,16 @@ class Ledger:
         with self._open() as connection:
             connection.executescript(_TABLES)
 
-    def spend(self, original: str, candidate: str, examples: Iterable[str]) -> int:
-        """Write a use of examples down; return how many earlier ones, of any of them, it comes after.
+    def spend(self, original: str, candidate: str, examples: Iterable[str], *, outcomes: int = 2) -> Spent:
+        """Write a use of examples down; return what earlier ones, of any of them, it comes after.
 
         The same candidate on the same examples gives the same answer again, and costs nothing.
 
         Args:
             original: fingerprint of the model that the promise compares with.
-            candidate: fingerprint of what is promised about.
+            candidate: fingerprint of what is promised about; of a search, of all that determines it.
             examples: hashes, see `example_hash`.
+            outcomes: in how many ways the use may end: 2 for one candidate, one more than there are for a sequence.
 
         Raises:
             DataError: no examples, or one twice.
@@ -68,16 +86,18 @@ class Ledger:
             connection.execute("BEGIN IMMEDIATE")  # nobody writes between counting and writing
             connection.execute("CREATE TEMP TABLE asked (example BLOB PRIMARY KEY) WITHOUT ROWID")
             connection.executemany("INSERT INTO asked VALUES (?)", ((example,) for example in found))
-            earlier = _earlier(connection, original, candidate)
-            if earlier is not None:
+            known = _same_use(connection, original, candidate)
+            spent = _spent(connection, original, before=known)
+            if known is not None:
                 connection.rollback()
-                return earlier
-            count = _most_uses(connection, original)
-            cursor = connection.execute("INSERT INTO uses (original, candidate) VALUES (?, ?)", (original, candidate))
+                return spent
+            cursor = connection.execute(
+                "INSERT INTO uses (original, candidate, outcomes) VALUES (?, ?, ?)", (original, candidate, outcomes)
+            )
             connection.execute("INSERT INTO examples SELECT example, ? FROM asked", (cursor.lastrowid,))
             connection.execute("DROP TABLE asked")
             connection.commit()
-        return count
+        return spent
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -91,27 +111,25 @@ class Ledger:
         return CheckpointError(f"the ledger {self.path} cannot be used: {error}\nhint: `--ledger FILE` names another")
 
 
-def _earlier(connection: sqlite3.Connection, original: str, candidate: str) -> int | None:
-    """Return what an earlier use of exactly these examples for this candidate came after, None for no such use."""
+def _same_use(connection: sqlite3.Connection, original: str, candidate: str) -> int | None:
+    """Return the number of an earlier use of exactly these examples for this candidate, None for no such use."""
     row = connection.execute(
         """SELECT MIN(use.id) FROM uses use WHERE use.original = ? AND use.candidate = ?
         AND NOT EXISTS (SELECT 1 FROM asked WHERE example NOT IN (SELECT example FROM examples WHERE use = use.id))
         AND (SELECT COUNT(*) FROM examples WHERE examples.use = use.id) = (SELECT COUNT(*) FROM asked)""",
         (original, candidate),
     ).fetchone()
-    return None if row[0] is None else _most_uses(connection, original, before=row[0])
+    return None if row[0] is None else int(row[0])
 
 
-def _most_uses(connection: sqlite3.Connection, original: str, before: int | None = None) -> int:
-    """Return how often the example that was used most was, in uses of the original before one, or in all."""
-    row = connection.execute(
-        """SELECT MAX(times) FROM (
-            SELECT COUNT(*) AS times FROM asked JOIN examples USING (example) JOIN uses ON uses.id = examples.use
-            WHERE uses.original = ? AND (? IS NULL OR uses.id < ?) GROUP BY example
-        )""",
+def _spent(connection: sqlite3.Connection, original: str, before: int | None) -> Spent:
+    """Return what the uses of the original that share an example came to: those before one, or all."""
+    outcomes = connection.execute(
+        """SELECT outcomes FROM uses use WHERE use.original = ? AND (? IS NULL OR use.id < ?)
+        AND EXISTS (SELECT 1 FROM asked JOIN examples USING (example) WHERE examples.use = use.id)""",
         (original, before, before),
-    ).fetchone()
-    return int(row[0] or 0)
+    ).fetchall()
+    return Spent(len(outcomes), float(math.prod(row[0] for row in outcomes)))
 
 
 def example_hash(*parts: str | bytes) -> str:

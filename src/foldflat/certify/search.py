@@ -10,7 +10,7 @@ from foldflat.certify.risks import Risk
 from foldflat.certify.selection import TestGraph, sequences_graph
 from foldflat.errors import RecipeError
 
-__all__ = ["Certification", "Tested", "certify", "examples_needed"]
+__all__ = ["Certification", "Tested", "certify", "examples_needed", "foreseen_p_value"]
 
 _MOST = 10**8
 
@@ -124,6 +124,17 @@ def examples_needed(risk: Risk, limit: float, delta: float = 0.05) -> int | None
         kept = _scaled(risk, middle).p_value(limit, delta) <= delta
         least, most = (least, middle) if kept else (middle, most)
     return most
+
+
+def foreseen_p_value(risk: Risk, n: int, limit: float, delta: float = 0.05) -> float:
+    """Return the p-value of n examples like those seen: what a test on others may come to, no test itself.
+
+    Args:
+        risk: of examples that are not among those.
+        n: how many the test will have.
+        limit, delta: as in `Risk.p_value`.
+    """
+    return _scaled(risk, n).p_value(limit, delta)
 
 
 def _scaled(risk: Risk, n: int) -> Risk:

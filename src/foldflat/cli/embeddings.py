@@ -5,12 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
+from foldflat.cli.promises import print_search, refuse_beside_promise
 from foldflat.cli.terminal import app, err, out, print_json, progress, reports_errors
 from foldflat.cluster.distributed import launched_team
 from foldflat.embedding.plan import EmbeddingPlan
 from foldflat.embedding.recipe import EmbeddingRecipe
-from foldflat.errors import ModelNotFoundError
-from foldflat.options import AsJson, Model, Output, Overwrite, Seed, takes_recipe, takes_text
+from foldflat.errors import ModelNotFoundError, RecipeError
+from foldflat.options import AsJson, Data, Model, Output, Overwrite, Seed, takes_promise, takes_recipe, takes_text
 from foldflat.report import counts_in_words, inspection_table, summary_table, trials_table, verdict
 from foldflat.report.planning import candidates_table, unmeasured
 from foldflat.workflow.folders import compress_folder, densify_folder, inspect_model, plan_source
@@ -73,27 +74,58 @@ def plan(
 @reports_errors
 @takes_recipe
 @takes_text
+@takes_promise
 def compress(
     model: Model,
     output: Output,
     recipe: EmbeddingRecipe,
     sample: TextSample,
+    promise: Any,
     plan_file: Annotated[
         Path | None, typer.Option("--plan", help="Follow a plan written by `foldflat plan -o`.")
     ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="File that keeps the state of a large table's fit. Default: beside the output.")
     ] = None,
+    task: Annotated[str | None, typer.Option(help="Of a classifier, for --max-drop.")] = None,
+    data: Data = "nyu-mll/glue",
+    split: Annotated[str, typer.Option(help="Rows that certify.")] = "validation",
+    plan_split: Annotated[str, typer.Option(help="Rows that choose what is certified.")] = "train",
+    plan_examples: Annotated[int, typer.Option(help="How many of these.")] = 2000,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a model's embedding table smaller and write a complete folder with a model card.
 
     With --budget alone every way to store the table is tried and the best taken; a --plan of `foldflat plan` says it
-    without a search. Tables in files are shared by the processes of `torchrun`.
+    without a search. Tables in files are shared by the processes of `torchrun`. With --max-drop the smallest classifier
+    is searched that can be promised to lose at most so much; exit code 1 if none can.
 
     Example: `foldflat compress my-model --budget 8MB -o smaller`
     """
+    if promise is not None:
+        refuse_beside_promise({"--plan": plan_file, "--checkpoint": checkpoint}, {"--task": task})
+        from foldflat.workflow.certificates import TaskData
+        from foldflat.workflow.certificates.compressing import compress_certified
+
+        about = TaskData(str(task), data, split, plan_split)
+        with progress(as_json) as watch:
+            found = compress_certified(
+                model,
+                output,
+                recipe,
+                about,
+                promise,
+                plan_examples=plan_examples,
+                text=sample,
+                overwrite=overwrite,
+                progress=False,
+                watch=watch,
+            )
+        print_search(found, output, as_json)
+        return
+    if task is not None:
+        raise RecipeError("--task is given, but nothing is promised\nhint: give --max-drop")
     with launched_team() as team, progress(as_json or team.rank > 0) as watch:
         asked = recipe if plan_file is None else _read_plan(plan_file)
         result = compress_folder(
@@ -127,7 +159,7 @@ def inspect(model: Model, as_json: AsJson = False) -> None:
 
     Example: `foldflat inspect my-model`
     """
-    from foldflat.workflow.certifying import certificate_of
+    from foldflat.workflow.certificates import certificate_of
 
     certificate = certificate_of(model)
     found = {**inspect_model(model), "certificate": certificate}

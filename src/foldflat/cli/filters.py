@@ -1,13 +1,14 @@
 """Commands for the filters of convolutional networks."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from foldflat.cli.promises import print_search
 from foldflat.cli.terminal import app, out, print_json, progress, reports_errors
 from foldflat.filters.recipe import FilterRecipe
-from foldflat.options import AsJson, Network, Output, Overwrite, takes_filter_recipe
+from foldflat.options import AsJson, Network, Output, Overwrite, takes_filter_recipe, takes_promise
 from foldflat.report import latency_in_words, pruning_scores, pruning_table, pruning_verdict
 
 __all__ = ["prune"]
@@ -16,10 +17,12 @@ __all__ = ["prune"]
 @app.command()
 @reports_errors
 @takes_filter_recipe
+@takes_promise
 def prune(
     network: Network,
     output: Output,
     recipe: FilterRecipe,
+    promise: Any,
     data: Annotated[str, typer.Option(help="Folder or hub name of labelled images.")],
     weights: Annotated[
         Path | None, typer.Option(help=".safetensors with the weights of a network that a function builds.")
@@ -34,10 +37,16 @@ def prune(
     batch_size: Annotated[int, typer.Option(help="Images in a step.")] = 128,
     bf16: Annotated[bool, typer.Option("--bf16", help="Retrain in bfloat16 where it is safe.")] = False,
     distil: Annotated[bool, typer.Option("--distil", help="Retrain against the original's outputs.")] = False,
+    plan_examples: Annotated[
+        int, typer.Option(help="Images to hold out of the training split, which choose what --max-drop certifies.")
+    ] = 2000,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove filters from a convolutional network, retrain it if asked, and write a complete folder.
+
+    With --max-drop the smallest network is searched, from --keep (then 0.98) downwards, that can be promised to lose at
+    most so much on --split; exit code 1 if none can.
 
     Example: `foldflat prune nets:build --weights net.safetensors --data images --keep 0.5 --steps 200 -o smaller`
     """
@@ -59,6 +68,24 @@ def prune(
         retraining=settings,
         distil=distil,
     )
+    if promise is not None:
+        from foldflat.workflow.certificates.pruning import prune_certified
+
+        with progress(as_json) as watch:
+            found = prune_certified(
+                network,
+                output,
+                recipe,
+                run,
+                promise,
+                weights=weights,
+                plan_examples=plan_examples,
+                overwrite=overwrite,
+                progress=False,
+                watch=watch,
+            )
+        print_search(found, output, as_json)
+        return
     with progress(as_json) as watch:
         result = prune_folder(
             network, output, recipe, run, weights=weights, overwrite=overwrite, progress=not as_json, watch=watch

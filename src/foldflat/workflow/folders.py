@@ -1,6 +1,7 @@
 """Whole folders: compress, densify, inspect; each written beside and renamed."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +152,15 @@ def plan_source(
     return made, report
 
 
-def save_folder(result: Result, target: str | os.PathLike[str], source: Source, *, overwrite: bool = False) -> None:
-    """Write a result with everything that belongs to its source."""
+def save_folder(
+    result: Result,
+    target: str | os.PathLike[str],
+    source: Source,
+    *,
+    overwrite: bool = False,
+    extra: Callable[[Path], None] | None = None,
+) -> None:
+    """Write a result with everything that belongs to its source; `extra` adds files to the unfinished folder."""
     with writing_folder(target, overwrite=overwrite) as folder:
         inner = folder / source.inner
         inner.mkdir(parents=True, exist_ok=True)
@@ -160,6 +168,8 @@ def save_folder(result: Result, target: str | os.PathLike[str], source: Source, 
         if source.kind != "table":
             copy_companions(source.text, folder)
         (folder / "README.md").write_text(_card(result, source, Path(target).name), encoding="utf-8")
+        if extra is not None:
+            extra(folder)
         write_manifest(folder, manifest)
 
 

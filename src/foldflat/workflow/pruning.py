@@ -23,15 +23,17 @@ from foldflat.evaluate import (
     score_images,
 )
 from foldflat.filters.recipe import FilterRecipe
+from foldflat.model.channels import named_tensors
 from foldflat.model.hub.reading import copy_companions
 from foldflat.model.latency import layer_costs, measure_latency
 from foldflat.model.manifest import write_manifest
+from foldflat.model.size import state_sha256
 from foldflat.pipeline import Result, compress
 from foldflat.report import pruning_markdown
 from foldflat.workflow.networks import Network, open_network
 from foldflat.workflow.rounds import Rounds
 
-__all__ = ["PruningRun", "prune_folder"]
+__all__ = ["PruningRun", "finish_pruning", "prune_folder", "prune_in_rounds", "read_images"]
 
 _BATCH = 50
 _TIMED = (1, 32)
@@ -109,22 +111,36 @@ def prune_folder(
     say("Reading the network")
     network = open_network(source, weights)
     say("Reading images")
-    train, test = (_images(network, run, split) for split in (run.train_split, run.split))
+    train, test = (read_images(network, run, split) for split in (run.train_split, run.split))
     rounds = None
     if run.retraining is not None:
         task = {"network": source, "recipe": recipe.to_dict(), "run": dataclasses.asdict(run)}
         rounds = Rounds(target, task)
-    result = _all_rounds(network, recipe, run, (train, test), rounds, progress=progress, say=say)
-    say("Timing both networks")
-    result.report |= _work(network.model, result.model, test)
-    say("Writing the folder")
-    _write(result, target, network, overwrite=overwrite)
+    result = prune_in_rounds(network, recipe, run, (train, test), rounds, progress=progress, say=say)
+    finish_pruning(result, target, network, test, say=say, overwrite=overwrite)
     if rounds is not None:
         rounds.delete()
     return result
 
 
-def _all_rounds(
+def finish_pruning(
+    result: Result,
+    target: str | os.PathLike[str],
+    network: Network,
+    test: ImageDataset,
+    *,
+    say: Callable[[str], None],
+    overwrite: bool = False,
+    extra: Callable[[Path], None] | None = None,
+) -> None:
+    """Time both networks and write a complete folder; `extra` adds files to the unfinished one."""
+    say("Timing both networks")
+    result.report |= _work(network.model, result.model, test)
+    say("Writing the folder")
+    _write(result, target, network, overwrite=overwrite, extra=extra)
+
+
+def prune_in_rounds(
     network: Network,
     recipe: FilterRecipe,
     run: PruningRun,
@@ -134,7 +150,14 @@ def _all_rounds(
     progress: bool,
     say: Callable[[str], None],
 ) -> Result:
-    """Prune and retrain until the recipe's size is met; rounds that ended before are not done again."""
+    """Prune and retrain until the recipe's size is met; rounds that ended before are not done again.
+
+    Args:
+        network, recipe, run, progress: as in `prune_folder`.
+        images: to calibrate and retrain on, and to score on.
+        rounds: where the state is kept; None without retraining.
+        say: called with a line of progress.
+    """
     train, test = images
     batches = calibration_batches(train, min(run.images, len(train)), recipe.seed, _BATCH)
     result: Result | None = None
@@ -159,6 +182,7 @@ def _all_rounds(
             retrain(result.model, train, run.retraining, teacher=teacher, checkpoints=folder, progress=progress)
             entry["retrained"] = score_images(result.model, test)
         result.report = _merged(before, result.report, entry, recipe)
+        result.report["original_sha256"] = state_sha256(named_tensors(network.model))
         if rounds is not None:
             rounds.finish(number, result)
     assert result is not None
@@ -194,7 +218,8 @@ def _work(original: nn.Module, compressed: nn.Module, images: ImageDataset) -> d
     }
 
 
-def _images(network: Network, run: PruningRun, split: str) -> ImageDataset:
+def read_images(network: Network, run: PruningRun, split: str) -> ImageDataset:
+    """Return a split's images as a network takes them."""
     return load_images(
         run.data,
         split,
@@ -204,7 +229,14 @@ def _images(network: Network, run: PruningRun, split: str) -> ImageDataset:
     )
 
 
-def _write(result: Result, target: str | os.PathLike[str], network: Network, *, overwrite: bool) -> None:
+def _write(
+    result: Result,
+    target: str | os.PathLike[str],
+    network: Network,
+    *,
+    overwrite: bool,
+    extra: Callable[[Path], None] | None,
+) -> None:
     with writing_folder(target, overwrite=overwrite) as folder:
         manifest = save_model_files(result, folder)
         if network.build is None:
@@ -216,6 +248,8 @@ def _write(result: Result, target: str | os.PathLike[str], network: Network, *, 
             version=foldflat.__version__,
         )
         (folder / "README.md").write_text(card, encoding="utf-8")
+        if extra is not None:
+            extra(folder)
         write_manifest(folder, manifest)
 
 

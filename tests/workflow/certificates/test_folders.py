@@ -17,7 +17,8 @@ from foldflat.certify import accuracy_drop
 from foldflat.cli import app
 from foldflat.errors import CheckpointError, DataError, ModelNotFoundError, RecipeError
 from foldflat.evaluate import glue_task, load_classifier, load_split, load_tokenizer, predict_logits
-from foldflat.workflow.certifying import certificate_of, certify_folder
+from foldflat.model.manifest import refresh_checksums
+from foldflat.workflow.certificates import Promise, TaskData, certificate_of, certify_folder
 
 __all__ = ["_datasets_cache", "glue_folder", "masked_lm"]
 
@@ -56,8 +57,10 @@ def certified(folders: Path, data: Path, tmp_path: Path) -> Callable[..., dict[s
     """Return a function that certifies a folder, with a ledger of its own."""
 
     def call(folder: Path, **change: Any) -> dict[str, Any]:
-        settings = {"task": "sst2", "data": str(data), "limit": 0.1, "ledger": tmp_path / "ledger", "progress": False}
-        return certify_folder(str(folders / "original"), folder, **{**settings, **change})
+        promised = {"limit": 0.1, "ledger": tmp_path / "ledger"}
+        promise = Promise(**promised | {name: change[name] for name in change if name not in ("task", "split")})
+        about = TaskData(change.get("task", "sst2"), str(data), change.get("split", "validation"))
+        return certify_folder(str(folders / "original"), folder, about, promise, progress=False)
 
     return call
 
@@ -122,8 +125,6 @@ def test_asking_with_another_candidate_costs_confidence(
 
 def test_edited_weights_void_a_certificate(small: Path, certified: Callable[..., dict[str, Any]]) -> None:
     """Though the folder's checksums were brought up to date: inspect says so, and exits with 1."""
-    from foldflat.model.manifest import refresh_checksums
-
     certified(small)
     file = small / "model.foldflat.safetensors"
     tensors = load_file(file)
@@ -144,7 +145,7 @@ def test_edited_weights_void_a_certificate(small: Path, certified: Callable[...,
 
 
 def test_what_cannot_be_certified_is_refused(
-    small: Path, folders: Path, masked_lm: Path, tmp_path: Path, certified: Callable[..., dict[str, Any]]
+    small: Path, folders: Path, masked_lm: Path, data: Path, tmp_path: Path, certified: Callable[..., dict[str, Any]]
 ) -> None:
     """Before the examples are spent."""
 
@@ -154,10 +155,10 @@ def test_what_cannot_be_certified_is_refused(
 
     fails(DataError, r"examples are too few to promise 0\.005 at 0\.95 .* [0-9]+ would be needed", limit=0.005)
     fails(RecipeError, "split 'train' was trained on", split="train")
-    fails(RecipeError, "stsb is a regression", task="stsb")
+    fails(RecipeError, "unknown task 'sts'", task="sts")
     fails(RecipeError, "the limit is 0", limit=0.0)
     fails(RecipeError, "the confidence is 1", confidence=1.0)
-    fails(RecipeError, "unknown risk 'loss'", risk="loss")
+    fails(RecipeError, "unknown risk 'loss' of such examples\nhint: accuracy-drop or disagreement", risk="loss")
     fails(ModelNotFoundError, "is no folder", folder=tmp_path / "nowhere")
     fails(DataError, "are the same model", folder=shutil.copytree(folders / "original", tmp_path / "same"))
     fails(DataError, "without a trained head", folder=shutil.copytree(masked_lm, tmp_path / "headless"))
@@ -166,8 +167,23 @@ def test_what_cannot_be_certified_is_refused(
     vocabulary = tokenizer["model"]["vocab"]
     vocabulary["renamed"] = vocabulary.pop(max(vocabulary, key=vocabulary.get))
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
-    from foldflat.model.manifest import refresh_checksums
-
     refresh_checksums(other, ["tokenizer.json"])
     fails(DataError, "different vocabularies", folder=other)
+    further, stranger = (tmp_path / name for name in ("trained further", "of another"))
+    more = ("--task", "sst2", "--data", data, "--max-steps", 2, "--json")
+    assert run("finetune", folders / "original", *more, "-o", further).exit_code == 0
+    assert run("compress", further, "--keep", 0.8, "--json", "-o", stranger).exit_code == 0
+    fails(DataError, "was not made of .*original': table `.*` has other weights", folder=stranger)
     assert not (tmp_path / "ledger").exists()
+
+
+def test_not_a_number_is_no_answer(small: Path, certified: Callable[..., dict[str, Any]]) -> None:
+    """A model that overflows is refused, with the row, and gets no certificate."""
+    file = small / "model.foldflat.safetensors"
+    tensors = load_file(file)
+    tensors["classifier.bias"] *= float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    refresh_checksums(small, [file.name])
+    with pytest.raises(DataError, match="rows of the compressed model are NaN or infinite, the first is row 0"):
+        certified(small)
+    assert certificate_of(small) is None

@@ -1,0 +1,105 @@
+"""The smallest pruned network whose risk can be promised to be below a limit."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from foldflat.checkpoint import check_target
+from foldflat.errors import RecipeError
+from foldflat.evaluate import hold_out
+from foldflat.filters.recipe import FilterRecipe
+from foldflat.model.size import state_sha256
+from foldflat.pipeline import Result
+from foldflat.workflow.certificates.files import keep_certificate
+from foldflat.workflow.certificates.images import ImageData, labelled
+from foldflat.workflow.certificates.promise import Promise
+from foldflat.workflow.certificates.search import CertifiedSearch, Ladder, search
+from foldflat.workflow.certificates.testing import Original
+from foldflat.workflow.networks import open_network
+from foldflat.workflow.pruning import PruningRun, finish_pruning, prune_in_rounds, read_images
+from foldflat.workflow.rounds import Rounds
+
+__all__ = ["filter_recipes", "prune_certified"]
+
+_KEPT = (0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+
+
+def prune_certified(
+    source: str,
+    target: str | os.PathLike[str],
+    recipe: FilterRecipe,
+    run: PruningRun,
+    promise: Promise,
+    *,
+    weights: Path | None = None,
+    plan_examples: int = 2000,
+    overwrite: bool = False,
+    progress: bool = True,
+    watch: Callable[[str], None] | None = None,
+) -> CertifiedSearch:
+    """Prune a network as far as can be promised, and write a complete folder with the certificate.
+
+    Images to plan with are held out of the training split, so that no candidate is calibrated or retrained on them;
+    candidates are certified on `run.split`. Nothing is written where none can be promised. An interrupted run goes on
+    with the candidates that it had retrained.
+
+    Args:
+        source, target, run, weights, overwrite, progress, watch: as in `prune_folder`.
+        recipe: its keep ratio is the largest that is tried.
+        promise: what is to be shown.
+        plan_examples: images to plan with.
+
+    Raises:
+        RecipeError: more images to plan with than there are; certifying on the training split.
+        DataError: see `search`.
+    """
+    check_target(target, overwrite=overwrite)
+    say = watch or (lambda _: None)
+    data = ImageData(run.data, run.split, weights, run.image_size)
+    say("Reading the network")
+    network = open_network(source, weights)
+    say("Reading images")
+    train, test = (read_images(network, run, split) for split in (run.train_split, run.split))
+    examples = labelled(test, data.split)
+    if plan_examples >= len(train):
+        raise RecipeError(f"{plan_examples} images to plan with of {len(train)}\nhint: fewer: the others calibrate")
+    rest, held = hold_out(train, plan_examples, recipe.seed)
+    unfinished: list[Rounds] = []
+
+    def make(name: str) -> Result:
+        asked = recipes[name]
+        rounds = None
+        if run.retraining is not None:
+            about = {"network": source, "recipe": asked.to_dict(), "run": dataclasses.asdict(run), "held": len(held)}
+            rounds = Rounds(f"{Path(target).absolute()}-{asked.keep_ratio:g}", about)
+            unfinished.append(rounds)
+        return prune_in_rounds(network, asked, run, (rest, held), rounds, progress=progress, say=say)
+
+    recipes = filter_recipes(recipe)
+    described = {"recipe": recipe.to_dict(), "run": dataclasses.asdict(run), "plan_examples": plan_examples}
+    found = search(
+        Original(source, network.model, state_sha256(network.model.state_dict())),
+        Ladder(list(recipes), make, described),
+        labelled(held, f"{run.train_split}, held out"),
+        examples,
+        promise,
+        plan_examples=plan_examples,
+        seed=recipe.seed,
+        progress=progress,
+        watch=watch,
+    )
+    if found.chosen is not None:
+        result, made = found.chosen[1], found.report["certificate"]
+        finish_pruning(
+            result, target, network, test, say=say, overwrite=overwrite, extra=lambda at: keep_certificate(at, made)
+        )
+    for rounds in unfinished:
+        rounds.delete()
+    return found
+
+
+def filter_recipes(recipe: FilterRecipe) -> dict[str, FilterRecipe]:
+    """Return ever smaller recipes by name, from the given one on."""
+    kept = [recipe.keep_ratio, *(ratio for ratio in _KEPT if ratio < recipe.keep_ratio)]
+    return {f"keep {ratio:g}": dataclasses.replace(recipe, keep_ratio=ratio) for ratio in kept}

@@ -1,0 +1,170 @@
+"""The smallest candidate that can be promised: chosen by some examples, certified by others."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from foldflat.certify import example_hash, examples_needed, foreseen_p_value
+from foldflat.errors import BudgetError, RecipeError
+from foldflat.pipeline import Result
+from foldflat.workflow.certificates.promise import Examples, Promise, drawn, known_risk
+from foldflat.workflow.certificates.testing import Family, Original, Outcome, certificate, run_test
+from foldflat.workflow.certificates.words import search_in_words
+
+__all__ = ["CertifiedSearch", "Ladder", "search"]
+
+_SAFER = 0.1
+
+
+class Ladder:
+    """Hold candidates, ever smaller, and make those that are asked for, once.
+
+    Args:
+        names: in the order of their sizes, the largest first.
+        make: returns a candidate; raises BudgetError for one that there cannot be.
+        described: JSON values that all candidates follow from, beside the original.
+    """
+
+    def __init__(self, names: Sequence[str], make: Callable[[str], Result], described: dict[str, Any]) -> None:
+        if not names:
+            raise RecipeError("no candidates\nhint: at least one")
+        self.names, self.described = list(names), described
+        self.make = functools.cache(make)
+
+    def model(self, name: str) -> Any:
+        """Return a candidate's model."""
+        return self.make(name).model
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """Hold what examples to plan with said of a candidate.
+
+    Attributes:
+        name: of the candidate.
+        mean: risk on the examples to plan with; None where the candidate cannot be made.
+        p_value: foreseen for the test.
+    """
+
+    name: str
+    mean: float | None
+    p_value: float
+
+
+@dataclasses.dataclass(frozen=True)
+class CertifiedSearch:
+    """Hold the candidate that was chosen, if any can be promised, and what was found on the way.
+
+    Attributes:
+        chosen: name and result; None for none.
+        report: JSON values: `candidates`, `planned`, `tested`, `chosen`, `certificate`, `examples_for_next`, `words`.
+    """
+
+    chosen: tuple[str, Result] | None
+    report: dict[str, Any]
+
+
+def search(
+    original: Original,
+    ladder: Ladder,
+    planning: Examples,
+    examples: Examples,
+    promise: Promise,
+    *,
+    plan_examples: int = 2000,
+    seed: int = 0,
+    progress: bool = False,
+    watch: Callable[[str], None] | None = None,
+) -> CertifiedSearch:
+    """Find the smallest candidate whose risk can be promised to be below a limit.
+
+    Examples to plan with choose where to begin, by bisection: with the smallest candidate that they foresee to pass
+    with room to spare. From there candidates are tested, ever smaller, on the others, each at the whole level, up to
+    the first that fails. So few candidates are made and fewer tested, and the promise holds for the search as a whole.
+
+    Source: fixed-sequence testing, Angelopoulos et al., "Learn then Test", 2021; an order from data of its own,
+    Laufer-Goldshtein et al., "Efficiently controlling multiple risks with Pareto testing", ICLR 2023.
+
+    Args:
+        original: what candidates are compared with.
+        ladder: the candidates.
+        planning: examples to plan with; those that are among the others are left out.
+        examples: to certify with.
+        promise: what is to be shown.
+        plan_examples: how many to plan with, drawn at random.
+        seed: of that draw.
+        progress: show bars.
+        watch: called with a line of progress.
+
+    Raises:
+        DataError: the same examples for both; too few; see `run_test`.
+    """
+    say = watch or (lambda _: None)
+    risk = known_risk(examples, promise)
+    plan_with, left_out = drawn(planning, examples, plan_examples, seed)
+    say("Planning: the original")
+    reference = plan_with.outputs(original.model, progress=progress)
+    planned: dict[str, Planned] = {}
+
+    def foreseen(name: str) -> bool:
+        say(f"Planning: {name}")
+        try:
+            model = ladder.model(name)
+        except BudgetError:
+            planned[name] = Planned(name, None, 1.0)
+            return False
+        found = plan_with.measure(risk, reference, plan_with.outputs(model, progress=progress))
+        p_value = foreseen_p_value(found, len(examples.hashes), promise.limit, promise.delta)
+        planned[name] = Planned(name, found.mean, p_value)
+        return p_value <= _SAFER * promise.delta
+
+    start = max(0, _last(ladder.names, foreseen))
+    names = ladder.names[start:]
+    say(f"Certifying from {names[0]}")
+    described = {
+        "ladder": ladder.described,
+        "candidates": names,
+        "limit": promise.limit,
+        "confidence": promise.confidence,
+        "risk": risk,
+    }
+    family = Family(names, ladder.model, example_hash(json.dumps(described, sort_keys=True)))
+    outcome = run_test(original, family, examples, promise, progress=progress)
+    report = {
+        "candidates": ladder.names,
+        "planned": [dataclasses.asdict(planned[name]) for name in ladder.names if name in planned],
+        "planned_with": {**plan_with.about, "examples": len(plan_with.hashes), "left_out": left_out},
+        **_found(outcome),
+        "certificate": certificate(original, examples, promise, outcome, among=len(names)),
+    }
+    chosen = outcome.certification.chosen
+    report["certificate"]["search"] = {key: report[key] for key in ("candidates", "planned_with", "tested", "chosen")}
+    report["words"] = search_in_words(report)
+    return CertifiedSearch(None if chosen is None else (chosen, ladder.make(chosen)), report)
+
+
+def _last(names: Sequence[str], holds: Callable[[str], bool]) -> int:
+    """Return the last position that holds, by bisection, -1 for none; exact where none holds behind one that fails."""
+    low, high = -1, len(names)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if holds(names[middle]) else (low, middle)
+    return low
+
+
+def _found(outcome: Outcome) -> dict[str, Any]:
+    found = outcome.certification
+    tested = [
+        {
+            "name": one.name,
+            "mean": one.risk.mean,
+            "p_value": one.p_value,
+            "promised": one.promised,
+        }
+        for one in found.tested
+    ]
+    failed = next((one for one in found.tested if not one.promised), None)
+    more = None if failed is None else examples_needed(failed.risk, found.limit, found.delta)
+    return {"tested": tested, "chosen": found.chosen, "examples_for_next": more}

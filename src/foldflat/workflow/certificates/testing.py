@@ -1,0 +1,133 @@
+"""Test candidates against their original on held-out examples, once, and say what was found."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foldflat.certify import Certification, Ledger, Risk, certify, example_hash, examples_needed
+from foldflat.errors import BudgetError, DataError
+from foldflat.workflow.certificates.promise import Examples, Promise, known_risk
+from foldflat.workflow.certificates.words import in_words
+
+__all__ = ["Family", "Original", "certificate", "run_test"]
+
+_FORMAT = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Original:
+    """Hold what candidates are compared with: its name, its model and the fingerprint of its weights."""
+
+    name: str
+    model: Any
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Say what is tested.
+
+    Attributes:
+        names: of candidates, ever smaller, in the order of the test, which must not follow from its examples.
+        model: returns a candidate's model; raises BudgetError for one that there cannot be.
+        fingerprint: of all that candidates and order follow from.
+    """
+
+    names: Sequence[str]
+    model: Callable[[str], Any]
+    fingerprint: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Hold what a test found, and how often its examples had been used before."""
+
+    certification: Certification
+    earlier_uses: int
+
+
+def run_test(
+    original: Original,
+    family: Family,
+    examples: Examples,
+    promise: Promise,
+    *,
+    progress: bool = False,
+) -> Outcome:
+    """Test candidates in turn, each by one pass over the examples, up to the first that cannot be promised.
+
+    Where the ledger knows of earlier uses of any of the examples for the same original, the chance of error is divided
+    by the number of ways in which those may have ended.
+
+    Args:
+        original: what they are compared with.
+        family: the candidates.
+        examples: held out of all that made models, candidates and their order.
+        promise: what is to be shown.
+        progress: show bars.
+
+    Raises:
+        RecipeError: a risk that such examples do not have.
+        DataError: too few examples for any promise; labels or outputs that cannot be; before any is spent, where the
+            original shows it.
+    """
+    risk = known_risk(examples, promise)
+    reference = examples.outputs(original.model, progress=progress)
+    unharmed = examples.measure(risk, reference, reference)
+    _require_enough(unharmed, promise)
+    # before any candidate is measured, so that an interrupted run has spent the examples too
+    spent = Ledger(promise.ledger).spend(
+        original.sha256, family.fingerprint, examples.hashes, outcomes=len(family.names) + 1
+    )
+
+    def measure(name: str) -> Risk:
+        try:
+            model = family.model(name)
+        except BudgetError:
+            return dataclasses.replace(unharmed, values=np.full(unharmed.n, unharmed.high))
+        return examples.measure(risk, reference, examples.outputs(model, progress=progress))
+
+    found = certify(family.names, measure, promise.limit, delta=promise.delta / spent.choices)
+    return Outcome(found, spent.earlier)
+
+
+def certificate(
+    original: Original, examples: Examples, promise: Promise, outcome: Outcome, *, among: int = 1
+) -> dict[str, Any]:
+    """Return what was found of the candidate that is promised, or of the first where none is, as JSON values.
+
+    `among` is the number of candidates that might have been promised.
+    """
+    found = outcome.certification
+    tested = next((one for one in reversed(found.tested) if one.promised), found.tested[0])
+    made = {
+        "format": _FORMAT,
+        "promised": tested.promised,
+        "risk": tested.risk.name,
+        "limit": promise.limit,
+        "confidence": promise.confidence,
+        "examples": tested.risk.n,
+        "mean": tested.risk.mean,
+        # of one that was chosen among several nothing is shown beyond the limit
+        "bound": promise.limit if tested.promised and among > 1 else tested.risk.upper_bound(found.delta),
+        "p_value": tested.p_value,
+        "delta": found.delta,
+        "earlier_uses": outcome.earlier_uses,
+        "examples_needed": None if tested.promised else examples_needed(tested.risk, promise.limit, found.delta),
+        "data": {**examples.about, "examples": tested.risk.n, "sha256": example_hash(*sorted(examples.hashes))},
+        "original": {"name": Path(original.name).name, "weights": original.sha256},
+    }
+    return {**made, "words": in_words(made)}
+
+
+def _require_enough(unharmed: Risk, promise: Promise) -> None:
+    """Raise DataError where not even models that always agree could be promised anything."""
+    if unharmed.p_value(promise.limit, promise.delta) > promise.delta:
+        raise DataError(
+            f"{unharmed.n} examples are too few to promise {promise.limit:g} at {promise.confidence:g} confidence: if "
+            f"nothing changed at all, {examples_needed(unharmed, promise.limit, promise.delta)} would be needed\n"
+            "hint: more examples, or a promise of less"
+        )

@@ -1,0 +1,85 @@
+"""The search for the smallest candidate: what is made, what is tested, what is promised, what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.workflow.certificates.made_up import Lucky, lucky, searched
+
+from foldflat.errors import DataError, RecipeError
+from foldflat.workflow.certificates.promise import drawn
+
+RATES: dict[str, float | None] = {f"{rate:g}": rate for rate in (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.07, 0.1, 0.3)}
+
+
+def test_the_smallest_that_can_be_promised_is_found_by_making_few(tmp_path: Path) -> None:
+    """Bisection plans, the others certify: of nine candidates five are made and three tested."""
+    made: list[str] = []
+    found = searched(RATES, lucky(2000, 0), lucky(1000, 1, first=5000), tmp_path / "ledger", made=made)
+    assert found.chosen is not None
+    assert found.chosen[0] == found.report["chosen"] == "0.03"
+    assert len(made) == len(set(made)) <= 5
+    assert [row["name"] for row in found.report["tested"]] == ["0.02", "0.03", "0.07"]
+    assert [row["promised"] for row in found.report["tested"]] == [True, True, False]
+    certificate = found.report["certificate"]
+    assert certificate["promised"]
+    assert certificate["bound"] == certificate["limit"] == 0.05
+    assert certificate["examples"] == 1000
+    assert found.report["planned_with"] == {"split": "made up", "examples": 2000, "left_out": 0}
+    assert "Chosen: 0.03, of 9 candidates; the next smaller, 0.07, measures" in found.report["words"]
+    rows = found.report["planned"]
+    assert [row["name"] for row in rows] == [name for name in RATES if name in made]
+    assert all(abs(row["mean"] - float(row["name"])) < 0.02 for row in rows)
+
+
+def test_a_search_that_was_made_costs_whoever_searches_again(tmp_path: Path) -> None:
+    """The same search is free; another limit or recipe comes after all the ways in which the first may have ended."""
+    ledger, planning, examples = tmp_path / "ledger", lucky(2000, 0), lucky(1000, 1, first=5000)
+    first = searched(RATES, planning, examples, ledger).report["certificate"]
+    assert (first["earlier_uses"], first["delta"]) == (0, pytest.approx(0.05))
+    assert searched(RATES, planning, examples, ledger).report["certificate"] == first
+    tested_from = len(RATES) - list(RATES).index("0.02")
+    other = searched(RATES, planning, examples, ledger, limit=0.08).report["certificate"]
+    assert (other["earlier_uses"], other["delta"]) == (1, pytest.approx(0.05 / (tested_from + 1)))
+    assert searched(RATES, planning, examples, ledger, described="x").report["certificate"]["earlier_uses"] == 2
+
+
+def test_what_cannot_be_made_ends_the_search(tmp_path: Path) -> None:
+    """In the plan as in the test, like a candidate that is always wrong."""
+    rates = {"large": 0.001, "small": 0.002, "too small": None}
+    found = searched(rates, lucky(500, 0), lucky(500, 1, first=5000), tmp_path / "ledger")
+    assert found.report["chosen"] == "small"
+    assert found.report["tested"][-1] == {"name": "too small", "mean": 1.0, "p_value": 1.0, "promised": False}
+    assert found.report["examples_for_next"] is None
+
+
+def test_no_promise_says_what_it_would_take(tmp_path: Path) -> None:
+    """The largest candidate is tested, whatever the plan, and nothing is chosen."""
+    found = searched({"a": 0.045, "b": 0.06}, lucky(500, 0), lucky(500, 3, first=5000), tmp_path / "ledger")
+    assert found.chosen is None
+    assert [row["name"] for row in found.report["tested"]] == ["a"]
+    assert not found.report["certificate"]["promised"]
+    assert found.report["certificate"]["examples_needed"] == found.report["examples_for_next"] > 500
+    assert "None of 2 candidates can be promised; tested was a." in found.report["words"]
+    assert "examples like these would do" in found.report["words"]
+
+
+def test_no_example_both_plans_and_certifies(tmp_path: Path) -> None:
+    """Common ones are left out of the plan; where nothing is left, or too little is there, it is said."""
+    planning, examples = lucky(300, 0), lucky(300, 1, first=200)
+    chosen, left_out = drawn(planning, examples, 150, seed=0)
+    assert left_out == 100
+    assert len(chosen.hashes) == 150
+    assert not set(chosen.hashes) & set(examples.hashes)
+    ledger = tmp_path / "ledger"
+    with pytest.raises(DataError, match="all 300 examples to plan with are among those to certify with"):
+        searched(RATES, planning, planning, ledger)
+    with pytest.raises(DataError, match=r"20 examples are too few to promise 0\.05 at 0\.95 confidence"):
+        searched(RATES, planning, lucky(20, 1, first=900), ledger)
+    with pytest.raises(RecipeError, match="0 examples to plan with"):
+        drawn(planning, examples, 0, seed=0)
+    with pytest.raises(RecipeError, match="no candidates"):
+        searched({}, planning, examples, ledger)
+    assert not ledger.exists()
+    assert isinstance(chosen, Lucky)
+    assert np.isin(chosen.luck, planning.luck).all()
