@@ -4,13 +4,26 @@ A count of failures is accepted unless chance alone exceeds it less than once in
 """
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom
+from tests.workflow.certificates.made_up import Lucky
 
-from foldflat.certify import bernstein_upper_bound, betting_p_value, fixed_sequence, paired_p_value, sequences_graph
+from foldflat.certify import (
+    bernstein_upper_bound,
+    betting_p_value,
+    example_hash,
+    fixed_sequence,
+    paired_p_value,
+    sequences_graph,
+)
+from foldflat.pipeline import Result
+from foldflat.workflow.certificates import Ladder, Promise, search
+from foldflat.workflow.certificates.testing import Original
 
 REPETITIONS = 2000
 Draw = Callable[[np.random.Generator, int, float], NDArray[np.float64]]
@@ -29,6 +42,15 @@ def rates(draw: np.random.Generator, n: int, mean: float) -> NDArray[np.float64]
 def skewed(draw: np.random.Generator, n: int, mean: float) -> NDArray[np.float64]:
     """Draw from a distribution with most of its mass near 0."""
     return draw.beta(0.2, 0.2 * (1 - mean) / mean, n)
+
+
+class Several(Lucky):
+    """Hold luck of its own for each candidate (n, candidates); a model is a candidate's number and rate."""
+
+    def outputs(self, model: Any, *, progress: bool = False) -> NDArray[Any]:
+        """Return logits (n, 2)."""
+        number, rate = model
+        return Lucky(self.luck[:, number], self.hashes).outputs(rate, progress=progress)
 
 
 def counts(failures: NDArray[np.bool_]) -> int:
@@ -73,8 +95,22 @@ def test_paired_drops_fail_with_chance_delta_at_most(better: float, drop: float,
         assert int(times[p_values <= delta].sum()) <= most_failures(delta)
 
 
-def test_bernstein_fails_with_chance_delta_at_most_and_a_broken_bound_is_found_out() -> None:
-    """The same test that accepts the bound refuses the normal one on rare failures, and one of half the width."""
+@pytest.mark.parametrize(
+    "n", [200, pytest.param(1000, marks=pytest.mark.slow), pytest.param(10_000, marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("draw_values", [rates, skewed])
+def test_bernstein_fails_with_chance_delta_at_most(draw_values: Draw, n: int) -> None:
+    """Of rare failures and of skewed values, at three levels."""
+    draw = np.random.default_rng(n)
+    for mean in (0.01, 0.1):
+        values = [draw_values(draw, n, mean) for _ in range(REPETITIONS)]
+        for delta in (0.01, 0.05, 0.2):
+            bounds = np.array([bernstein_upper_bound(own, delta=delta) for own in values])
+            assert counts(bounds < mean) <= most_failures(delta)
+
+
+def test_a_broken_bound_is_found_out() -> None:
+    """The test that accepts the others refuses the normal one on rare failures, and one of an eighth of the width."""
     draw = np.random.default_rng(0)
     n, mean, delta = 200, 0.01, 0.05
     values = [rates(draw, n, mean) for _ in range(REPETITIONS)]
@@ -85,6 +121,33 @@ def test_bernstein_fails_with_chance_delta_at_most_and_a_broken_bound_is_found_o
     assert counts(bounds < mean) <= allowed
     assert counts(means + 1.645 * spread / np.sqrt(n) < mean) > allowed
     assert counts(means + (bounds - means) / 8 < mean) > allowed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n", "limit", "delta"), [(100, 0.1, 0.05), (400, 0.05, 0.2), (1000, 0.02, 0.05)])
+@pytest.mark.parametrize("correlated", [False, True])
+def test_a_planned_search_promises_too_much_with_chance_delta_at_most(
+    correlated: bool, n: int, limit: float, delta: float, tmp_path: Path
+) -> None:
+    """Its plan is drawn with it; of seven candidates three lie exactly at the limit; it finds what is safe."""
+    rates_of = [share * limit for share in (0.1, 0.3, 0.6, 1, 1, 1, 1.5)]
+    broken = found = 0
+    for seed in range(REPETITIONS):
+        draw = np.random.default_rng([seed, n])
+        luck = [draw.random((size, 1 if correlated else len(rates_of))) for size in (200, n)]
+        planning, examples = (
+            Several(np.broadcast_to(own, (len(own), 7)), [example_hash(f"{kind} {i}") for i in range(len(own))])
+            for kind, own in zip("ab", luck, strict=True)
+        )
+        made = {f"{i}": (i, rate) for i, rate in enumerate(rates_of)}
+        ladder = Ladder(list(made), lambda name, made=made: Result(made[name], None, {}), {})  # type: ignore[misc, arg-type]
+        promise = Promise(limit, 1 - delta, ledger=tmp_path / str(seed))
+        chosen = search(Original("original", (0, 0.0), "abc"), ladder, planning, examples, promise).chosen
+        (tmp_path / str(seed)).unlink()
+        broken += chosen is not None and int(chosen[0]) >= 3
+        found += chosen is not None
+    assert broken <= most_failures(delta)
+    assert found > REPETITIONS / 3
 
 
 @pytest.mark.parametrize("correlated", [False, True])
