@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from certify.tables import examples_for_promises
+from certify.tables import examples_for_promises, promises_on_real_data, widths_of_bounds
 from filters.tables import at_equal_macs, comparison, largest, networks, shares
 from glue.tables import minilm, minilm_tasks
 from quality.tables import quality
@@ -252,6 +252,8 @@ def _mean(found: list[dict[str, Any]], key: str) -> float:
 TABLES: dict[str, Callable[[], str]] = {
     "energy": energy,
     "examples-for-promises": examples_for_promises,
+    "promises-on-real-data": promises_on_real_data,
+    "widths-of-bounds": widths_of_bounds,
     "glue": glue,
     "minilm": minilm,
     "minilm-tasks": minilm_tasks,

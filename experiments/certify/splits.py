@@ -136,9 +136,10 @@ def sst2() -> Subject:
 
 def _with_more_held_out(folder: Path, n: int) -> str:
     """Write sst2 with n training rows, drawn at random, moved to its validation split; return the folder."""
-    from datasets import concatenate_datasets, load_dataset
+    from datasets import Value, concatenate_datasets, load_dataset
 
     rows = load_dataset(str(DATA / "data" / "glue"), "sst2")
+    rows = rows.select_columns(["sentence", "label"]).cast_column("label", Value("int64"))
     order = np.random.default_rng(1).permutation(len(rows["train"]))
     place = folder / "sst2"
     place.mkdir(parents=True)

@@ -91,6 +91,9 @@ def test_a_promise_is_kept_in_the_folder(
     assert json.loads(inspected.stdout)["certificate"] == {**found, "valid": True}
     certified(small)
     assert (small / "README.md").read_text().count("## Certificate") == 1
+    plain = small.with_name("plain")
+    assert run("densify", small, "-o", plain).exit_code == 0
+    assert certificate_of(plain) is None, "it was given for other weights"
 
 
 def test_no_promise_leaves_the_folder_as_it_is(folders: Path, data: Path, tmp_path: Path) -> None:

@@ -14,7 +14,10 @@ __all__ = ["copy_companions", "front_matter", "load_pretrained", "transformer_mo
 
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".ckpt", ".ot"}
 _WEIGHT_FOLDERS = {"onnx", "openvino", "coreml"}
-_OURS = {"config.json", "README.md", "foldflat.json", "training_args.bin", "generation_config.json"}
+_OURS = {
+    *("config.json", "README.md", "foldflat.json", "training_args.bin", "generation_config.json"),
+    "certificate.json",  # for the weights that it lies beside
+}
 
 
 def load_pretrained(source: str | Path) -> nn.Module:

@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable
 from fractions import Fraction
 
+import torch
+
 from foldflat.checkpoint import check_target
 from foldflat.embedding.recipe import EmbeddingRecipe
 from foldflat.errors import RecipeError, UnsupportedModelError
@@ -73,6 +75,7 @@ def compress_certified(
         raise UnsupportedModelError(
             f"{model} is a {type(module).__name__}, no classifier\nhint: `foldflat finetune` makes one for {data.task}"
         )
+    module.to("cuda" if torch.cuda.is_available() else "cpu")
     require_labels(module.config, glue_task(data.task), model)
     tokenizer = load_tokenizer(model)
     planning, examples = (data.examples(split, tokenizer) for split in (data.plan_split, data.split))

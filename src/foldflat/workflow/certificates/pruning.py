@@ -22,7 +22,10 @@ from foldflat.workflow.rounds import Rounds
 
 __all__ = ["filter_recipes", "prune_certified"]
 
-_KEPT = (0.98, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+_KEPT = (
+    *(0.98, 0.95, 0.92, 0.9, 0.87, 0.85, 0.82, 0.8, 0.75, 0.7, 0.65),
+    *(0.6, 0.55, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0.15, 0.1),
+)
 
 
 def prune_certified(
