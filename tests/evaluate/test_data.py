@@ -10,6 +10,7 @@ import pytest
 
 from foldflat.errors import DataError, FoldflatError, MissingDependencyError, ModelNotFoundError, RecipeError
 from foldflat.evaluate import GLUE_TASKS, load_split
+from foldflat.evaluate.reading import read_split
 
 Writer = Callable[..., Path]
 
@@ -161,3 +162,28 @@ def test_real_data_is_read(task: str, data_root: Path, tokenizer: Any) -> None:
     assert len(labels) == 64
     assert labels.min() >= 0
     assert labels.max() <= (5 if task == "stsb" else GLUE_TASKS[task].num_labels - 1)
+
+
+def test_folders_that_look_alike_keep_their_own_rows(tmp_path: Path) -> None:
+    """Of one name, with one README: each has its own, and new ones once a file is written anew."""
+    from datasets import Dataset
+
+    readme = "---\nconfigs:\n- config_name: sst2\n  data_files:\n  - split: train\n    path: rows.parquet\n---\n"
+
+    def write(folder: Path, *sentences: str) -> str:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "README.md").write_text(readme)
+        Dataset.from_dict({"sentence": sentences, "label": [0] * len(sentences)}).to_parquet(folder / "rows.parquet")
+        return str(folder)
+
+    def read(folder: str) -> list[str]:
+        streamed = [row["sentence"] for row in read_split(folder, "train", "sst2", streaming=True)]
+        assert streamed == read_split(folder, "train", "sst2")["sentence"][:]
+        return streamed
+
+    one = write(tmp_path / "a" / "glue", "one")
+    other = write(tmp_path / "b" / "glue", "two", "three")
+    assert read(one) == ["one"]
+    assert read(other) == ["two", "three"]
+    write(Path(one), "four")
+    assert read(one) == ["four"]

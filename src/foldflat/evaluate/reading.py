@@ -1,6 +1,8 @@
 """Read one split of a data set, from a folder or the hub."""
 
+import hashlib
 import os
+from pathlib import Path
 from typing import Any
 
 from foldflat.errors import DataError, ModelNotFoundError
@@ -33,7 +35,8 @@ def read_split(
     what = configuration or "data set"
     try:
         with datasets_bars_off():
-            splits = datasets.load_dataset(source, configuration, streaming=streaming)
+            cache = None if folder is None else _cache_of(folder, datasets.config.HF_DATASETS_CACHE)
+            splits = datasets.load_dataset(source, configuration, streaming=streaming, cache_dir=cache)
     except (FileNotFoundError, ConnectionError) as error:
         raise ModelNotFoundError(
             f"no {what} in {source!r}{'' if folder else ' (no such folder here)'}: {error}\n"
@@ -49,3 +52,18 @@ def read_split(
         of = f" of {configuration}" if configuration else ""
         raise DataError(f"{source!r} has no split {split!r}{of}\nhint: one of {', '.join(splits)}")
     return splits[split]
+
+
+def _cache_of(folder: Path, caches: str | os.PathLike[str]) -> str:
+    """Return a cache for the files of a folder as they are now.
+
+    `datasets` 5.2 knows a folder by its last name and its README, so it would hand out the rows of another one that has
+    both in common, or those from before a file was written anew.
+    """
+    place = folder.resolve()
+    digest = hashlib.sha256(str(place).encode())
+    for file in sorted(place.rglob("*")):
+        if file.is_file():
+            found = file.stat()
+            digest.update(f"{file.relative_to(place)} {found.st_size} {found.st_mtime_ns}\n".encode())
+    return str(Path(caches) / "foldflat" / digest.hexdigest()[:32])
