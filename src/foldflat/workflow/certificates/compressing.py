@@ -28,7 +28,9 @@ from foldflat.workflow.weighting import TextSample, add_counts, count_text, weig
 __all__ = ["compress_certified", "embedding_recipes"]
 
 _KEPT = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.05)
-_BYTES = tuple(map(Fraction, ("3/8", "1/4", "3/16", "1/8", "1/12", "1/16", "1/24", "1/32", "1/48", "1/64")))
+_BYTES = tuple(
+    map(Fraction, ("3/8", "1/4", "3/16", "1/8", "1/12", "1/16", "1/24", "1/32", "1/48", "1/64", "1/96", "1/128"))
+)
 
 
 def compress_certified(
