@@ -114,7 +114,7 @@ def test_no_promise_leaves_the_folder_as_it_is(folders: Path, data: Path, tmp_pa
 def test_asking_with_another_candidate_costs_confidence(
     small: Path, folders: Path, tmp_path: Path, certified: Callable[..., dict[str, Any]]
 ) -> None:
-    """Delta is halved for each earlier candidate; the same one again, or with another limit, costs nothing."""
+    """Delta is halved for each earlier candidate or risk; the same one again, or with another limit, costs nothing."""
     other = tmp_path / "other"
     assert run("compress", folders / "original", "--keep", 0.7, "--json", "-o", other).exit_code == 0
     assert (first := certified(small))["earlier_uses"] == 0
@@ -124,6 +124,8 @@ def test_asking_with_another_candidate_costs_confidence(
     assert "had been used 1 times before" in second["words"] or not second["promised"]
     again = certified(small, limit=0.2)
     assert (again["earlier_uses"], again["bound"]) == (0, first["bound"])
+    otherwise = certified(small, limit=0.2, risk="disagreement")
+    assert (otherwise["earlier_uses"], otherwise["delta"]) == (2, pytest.approx(0.0125))
 
 
 def test_edited_weights_void_a_certificate(small: Path, certified: Callable[..., dict[str, Any]]) -> None:

@@ -53,6 +53,10 @@ def test_a_sentence_encoder_is_certified_by_its_vectors_and_neighbours(texts: Pa
     found = run("certify", source, small, *options, "--collection", texts, "--max-drop", 0.9)
     assert found["risk"] == "neighbours lost"
     assert "10 neighbours of 150 texts of texts.txt" in found["words"]
+    assert found["earlier_uses"] == 1
+    (more := tmp_path / "texts.txt").write_text(f"{texts.read_text()}\nsu ti mo\n")
+    elsewhere = run("certify", source, small, *options, "--collection", more, "--max-drop", 0.9)
+    assert elsewhere["earlier_uses"] == 2, "another collection is another question"
     stranger = save_encoder(tmp_path / "stranger", "")
     file = stranger / "model.safetensors"
     from safetensors.torch import save_file

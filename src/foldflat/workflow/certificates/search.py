@@ -128,7 +128,6 @@ def search(
         "candidates": names,
         "limit": promise.limit,
         "confidence": promise.confidence,
-        "risk": risk,
     }
     family = Family(names, ladder.model, example_hash(json.dumps(described, sort_keys=True)))
     outcome = run_test(original, family, examples, promise, progress=progress)

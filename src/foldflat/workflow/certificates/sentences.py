@@ -81,6 +81,7 @@ class SentenceData:
             about["collection"] = (
                 f"{self.neighbours} neighbours of {len(found):,} texts of {Path(self.collection).name}"  # type: ignore[arg-type]
             )
+            about["collection_sha256"] = example_hash(str(self.neighbours), *found)
         hashes = [example_hash(text) for text in texts]
         return Sentences(texts, found, self.neighbours, hashes, about).part(different(hashes))
 

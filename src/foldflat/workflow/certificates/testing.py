@@ -78,10 +78,10 @@ def run_test(
     reference = examples.outputs(original.model, progress=progress)
     unharmed = examples.measure(risk, reference, reference)
     _require_enough(unharmed, promise)
+    # another limit is answered by the same bound, but another risk, or collection, is another question
+    asked = example_hash(family.fingerprint, risk, examples.about.get("collection_sha256", ""))
     # before any candidate is measured, so that an interrupted run has spent the examples too
-    spent = Ledger(promise.ledger).spend(
-        original.sha256, family.fingerprint, examples.hashes, outcomes=len(family.names) + 1
-    )
+    spent = Ledger(promise.ledger).spend(original.sha256, asked, examples.hashes, outcomes=len(family.names) + 1)
 
     def measure(name: str) -> Risk:
         try:
