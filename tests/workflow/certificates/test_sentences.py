@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 from tests.tiny import save_tiny_folder
 from tests.workflow.test_folders import save_encoder
@@ -93,6 +94,17 @@ def test_neighbours_are_those_of_largest_cosine() -> None:
     assert np.array_equal(np.sort(nearest(queries, collection, 4), axis=1), np.sort(wanted, axis=1))
     with pytest.raises(RecipeError, match="0 neighbours"):
         SentenceData("x", neighbours=0)
+
+
+def test_vectors_that_are_no_numbers_have_no_neighbours(texts: Path, tmp_path: Path) -> None:
+    """Two models that both overflow would find the same ones, by accident."""
+    source = save_encoder(tmp_path / "source", "")
+    data = SentenceData(str(texts), collection=str(texts))
+    encoder, _, examples = data.open(str(source), str(source))
+    with torch.no_grad():
+        encoder[0].auto_model.embeddings.word_embeddings.weight[:] = float("nan")
+    with pytest.raises(DataError, match="the vectors of 148 of 148 texts are NaN or infinite, the first is number 0"):
+        examples.outputs(encoder)
 
 
 def test_a_small_collection_is_refused(texts: Path, tmp_path: Path) -> None:

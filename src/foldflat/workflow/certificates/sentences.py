@@ -111,7 +111,15 @@ class Sentences:
         vectors = encode_sentences(model, self.texts, progress=progress)
         if not self.collection:
             return vectors
-        return nearest(vectors, encode_sentences(model, list(self.collection), progress=progress), self.neighbours)
+        searched = encode_sentences(model, list(self.collection), progress=progress)
+        for what, found in (("texts", vectors), ("texts of the collection", searched)):
+            wrong = np.flatnonzero(~np.isfinite(found).all(axis=1))
+            if len(wrong):
+                raise DataError(
+                    f"the vectors of {len(wrong)} of {len(found)} {what} are NaN or infinite, the first is number "
+                    f"{wrong[0]}\nhint: nothing can be promised of a model that overflows; compute in float32"
+                )
+        return nearest(vectors, searched, self.neighbours)
 
     def measure(self, risk: str, original: NDArray[Any], compressed: NDArray[Any]) -> Risk:
         """Return a risk."""
