@@ -20,8 +20,10 @@ def keep_certificate(folder: Path, certificate: dict[str, Any]) -> None:
     certificate["weights"] = _weights(folder)
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else f"# {folder.name}\n"
-    kept = text.partition(f"\n{_HEADING}\n")[0].rstrip()
-    write_text(card, f"{kept}\n\n{_HEADING}\n\n{certificate['words']}\n")
+    before, _, earlier = text.partition(f"\n{_HEADING}\n")
+    behind = earlier.find("\n#")  # what somebody wrote below an earlier certificate
+    rest = earlier[behind:] if behind >= 0 else ""
+    write_text(card, f"{before.rstrip()}\n\n{_HEADING}\n\n{certificate['words']}\n{rest}")
     write_json(folder / CERTIFICATE, certificate)
     refresh_checksums(folder, (CERTIFICATE, card.name))
 
