@@ -1,6 +1,7 @@
 """Row weights counted in text, for models and tables on disk."""
 
 import dataclasses
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, overload
 
@@ -88,8 +89,16 @@ def weighted_by_text(asked: Asked, sample: TextSample) -> Asked:
     return asked
 
 
-def count_text(model: str, sample: TextSample, *, watch: Watch | None = None) -> TextCounts | None:
+def count_text(
+    model: str, sample: TextSample, *, watch: Watch | None = None, without: Collection[str] = ()
+) -> TextCounts | None:
     """Count the tokens of a sample by the tokenizer of a model on disk or of the hub; None without text.
+
+    Args:
+        model: whose tokenizer it is, unless the sample names another.
+        sample: what to count in.
+        watch: called with a line of progress.
+        without: texts to leave out, but for space around them.
 
     Raises:
         ModelNotFoundError, DataError, MissingDependencyError: see foldflat.evaluate.
@@ -99,11 +108,21 @@ def count_text(model: str, sample: TextSample, *, watch: Watch | None = None) ->
     from foldflat.evaluate import Texts, count_tokens
 
     sources = [Texts(source, column=sample.column, limit=sample.limit) for source in sample.sources]
-    texts = (text for source in sources for text in source)
+    texts = _others((text for source in sources for text in source), without)
     counted = count_tokens(texts, _tokenizer(model, sample), watch=watch)
     columns = {label: names for source in sources for label, names in source.columns.items()}
     own = {field.name: getattr(counted, field.name) for field in dataclasses.fields(counted)}
     return TextCounts(**own, columns=columns, documents=sum(source.documents for source in sources))
+
+
+def _others(texts: Iterable[str], without: Collection[str]) -> Iterator[str]:
+    left_out, kept = {text.strip() for text in without}, not without
+    for text in texts:
+        if text.strip() not in left_out:
+            kept = True
+            yield text
+    if not kept:
+        raise DataError("every text to count tokens in is among those to certify with\nhint: `--text` with others")
 
 
 def add_counts(report: dict[str, Any], counts: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import Result
 from tests.evaluate.conftest import _datasets_cache, glue_folder, masked_lm
@@ -16,8 +17,8 @@ import foldflat
 from foldflat.cli import app
 from foldflat.embedding.recipe import EmbeddingRecipe
 from foldflat.errors import RecipeError
-from foldflat.workflow.certificates import certificate_of
-from foldflat.workflow.certificates.compressing import embedding_recipes
+from foldflat.workflow.certificates import Promise, TaskData, certificate_of, compressing
+from foldflat.workflow.certificates.compressing import compress_certified, embedding_recipes
 
 __all__ = ["_datasets_cache", "glue_folder", "masked_lm", "workplace"]
 
@@ -75,6 +76,50 @@ def test_compress_finds_the_smallest_that_can_be_promised(tuned: Path, glue: tup
     assert "Candidates, the largest first" in text
     assert "keep 0." in text
     assert "had been used 1 times before" in text or printed.exit_code == 1
+
+
+def test_what_candidates_follow_from_tells_searches_apart(tuned: Path, glue: tuple[Any, ...], tmp_path: Path) -> None:
+    """Row weights in a file of the same name make another search; the counts of text are saved where they are asked."""
+    weights, ledger, counted = tmp_path / "weights.npy", tmp_path / "ledger", tmp_path / "counts.npy"
+    promised = (*glue, "--max-drop", 0.6, "--ledger", ledger, "--plan-examples", 50, "--overwrite", "--json")
+    options = ("compress", tuned, *promised, "--method", "svd", "--keep", 0.05, "-o", tmp_path / "small")
+    run(*options, "--text", f"{glue[3]}:sst2:train", "--save-counts", counted)
+    counts = np.load(counted)
+    assert counts.sum() > 0
+    found = []
+    for times in (1, 1, 9):
+        np.save(weights, np.where(np.arange(len(counts)) % 2, times, 1))
+        found.append(json.loads(run(*options, "--row-weights", weights).stdout)["certificate"]["earlier_uses"])
+    assert found == [1, 1, 2]
+
+
+def test_texts_to_certify_with_are_not_counted(tuned: Path, glue: tuple[Any, ...], tmp_path: Path) -> None:
+    """Row weights would follow from them, and candidates from row weights."""
+    options = (*glue, "--max-drop", 0.1, "--ledger", tmp_path / "ledger", "-o", tmp_path / "small")
+    done = run("compress", tuned, *options, "--text", f"{glue[3]}:sst2:validation")
+    assert done.exit_code == 1
+    assert "every text to count tokens in is among those to certify with" in " ".join(done.stderr.split())
+    assert not (tmp_path / "ledger").exists()
+
+
+def test_an_interrupt_ends_the_whole_search(
+    tuned: Path, glue: tuple[Any, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What would have been taken of a candidate's own search is none that the same search finds again."""
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        result = foldflat.compress(*arguments, **options)
+        result.plan.tables[0].ended_early = True  # type: ignore[union-attr]
+        return result
+
+    monkeypatch.setattr(compressing, "compress", interrupted)
+    data = TaskData("sst2", str(glue[3]))
+    target = tmp_path / "small"
+    with pytest.raises(KeyboardInterrupt):
+        compress_certified(
+            str(tuned), target, EmbeddingRecipe(method="svd"), data, Promise(0.1, ledger=tmp_path / "ledger")
+        )
+    assert not target.exists()
 
 
 def test_prune_finds_the_smallest_that_can_be_promised(workplace: Path, tmp_path: Path) -> None:

@@ -4,17 +4,21 @@ import dataclasses
 import os
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 
 import torch
 
 from foldflat.checkpoint import check_target
+from foldflat.embedding.plan import EmbeddingPlan
 from foldflat.embedding.recipe import EmbeddingRecipe
+from foldflat.embedding.weights import TokenCounts
 from foldflat.errors import RecipeError, UnsupportedModelError
 from foldflat.evaluate import glue_task, load_tokenizer
 from foldflat.evaluate.loading import require_labels
 from foldflat.model import hub
+from foldflat.model.manifest import file_sha256
 from foldflat.model.probe import find_tables
-from foldflat.model.size import state_sha256
+from foldflat.model.size import state_sha256, tensor_sha256
 from foldflat.pipeline import Result, as_module, compress
 from foldflat.workflow.certificates.files import keep_certificate
 from foldflat.workflow.certificates.promise import Promise
@@ -23,7 +27,7 @@ from foldflat.workflow.certificates.testing import Original
 from foldflat.workflow.certificates.texts import TaskData
 from foldflat.workflow.folders import refuse_compressed, save_folder
 from foldflat.workflow.sources import Source, open_source
-from foldflat.workflow.weighting import TextSample, add_counts, count_text, weighted_by_text
+from foldflat.workflow.weighting import TextSample, add_counts, count_text, save_counts, weighted_by_text
 
 __all__ = ["compress_certified", "embedding_recipes"]
 
@@ -48,8 +52,8 @@ def compress_certified(
 ) -> CertifiedSearch:
     """Compress a classifier as far as can be promised, and write a complete folder with the certificate.
 
-    Without row weights the tokens of the rows to plan with are counted for them. Nothing is written where no candidate
-    can be promised.
+    Without row weights the tokens of the rows to plan with are counted for them; texts to certify with are never
+    counted. Nothing is written where no candidate can be promised.
 
     Args:
         model: folder or hub name of a classifier of the task.
@@ -81,7 +85,8 @@ def compress_certified(
     require_labels(module.config, glue_task(data.task), model)
     tokenizer = load_tokenizer(model)
     planning, examples = (data.examples(split, tokenizer) for split in (data.plan_split, data.split))
-    ladder = _ladder(source, recipe, sample, watch)
+    counts = count_text(source.text, sample, watch=watch, without=data.texts(data.split))
+    ladder = _ladder(source, recipe, counts, watch)
     found = search(
         Original(model, module, state_sha256(module.state_dict())),
         ladder,
@@ -97,6 +102,7 @@ def compress_certified(
         result = found.chosen[1]
         made = found.report["certificate"]
         save_folder(result, target, source, overwrite=overwrite, extra=lambda folder: keep_certificate(folder, made))
+        save_counts(sample, counts, result.plan)
     return found
 
 
@@ -110,20 +116,40 @@ def _sample(text: TextSample | None, recipe: EmbeddingRecipe, data: TaskData) ->
     return TextSample((f"{data.data}:{data.task}:{data.plan_split}",))
 
 
-def _ladder(source: Source, recipe: EmbeddingRecipe, sample: TextSample, watch: Callable[[str], None] | None) -> Ladder:
+def _ladder(
+    source: Source,
+    recipe: EmbeddingRecipe,
+    counts: TokenCounts | None,
+    watch: Callable[[str], None] | None,
+) -> Ladder:
     module = as_module(source.model)
     tables = find_tables(module, recipe.include, recipe.exclude, default_names=hub.input_embedding_names(module))
     dense = sum(table.embedding.weight.numel() * table.embedding.weight.element_size() for table in tables)
     recipes = embedding_recipes(recipe, dense)
-    counts = count_text(source.text, sample, watch=watch)
 
     def make(name: str) -> Result:
-        result = compress(module, recipes[name], counts, watch=watch)
+        # of its lines the first half: an interrupt ends the whole, not the search of one candidate
+        said = None if watch is None else lambda line: watch(f"{name}: {line.partition('; Ctrl-C')[0]}")
+        result = compress(module, recipes[name], counts, watch=said)
+        if isinstance(result.plan, EmbeddingPlan) and any(table.ended_early for table in result.plan.tables):
+            raise KeyboardInterrupt
         add_counts(result.report, counts)
         return result
 
-    described = {"recipe": recipe.to_dict(), "text": list(sample.sources), "dense": dense}
+    weights = "" if counts is None else tensor_sha256(counts.counts)
+    described = {"recipe": recipe.to_dict(), "row_weights": weights or _weights_sha256(recipe), "dense": dense}
     return Ladder(list(recipes), make, described)
+
+
+def _weights_sha256(recipe: EmbeddingRecipe) -> str | None:
+    """Return what identifies the row weights of a recipe that names a file, or holds numbers; None for none."""
+    weights = recipe.row_weights
+    if weights is None or (isinstance(weights, str) and weights == "auto"):
+        return None
+    if isinstance(weights, str | os.PathLike):
+        file = Path(weights).expanduser()
+        return file_sha256(file) if file.is_file() else None  # that it is missing is said where it is read
+    return tensor_sha256(torch.as_tensor(weights))
 
 
 def embedding_recipes(recipe: EmbeddingRecipe, dense: int) -> dict[str, EmbeddingRecipe]:

@@ -6,6 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
+import foldflat
 from foldflat.certify import example_hash, examples_needed, foreseen_p_value
 from foldflat.errors import BudgetError, RecipeError
 from foldflat.pipeline import Result
@@ -24,7 +27,8 @@ class Ladder:
     Args:
         names: in the order of their sizes, the largest first.
         make: returns a candidate; raises BudgetError for one that there cannot be.
-        described: JSON values that all candidates follow from, beside the original.
+        described: JSON values that all candidates follow from, beside the original and the versions of libraries:
+            contents, not names of files.
     """
 
     def __init__(self, names: Sequence[str], make: Callable[[str], Result], described: dict[str, Any]) -> None:
@@ -124,6 +128,7 @@ def search(
     names = ladder.names[start:]
     say(f"Certifying from {names[0]}")
     described = {
+        "versions": {"foldflat": foldflat.__version__, "torch": torch.__version__},
         "ladder": ladder.described,
         "candidates": names,
         "limit": promise.limit,

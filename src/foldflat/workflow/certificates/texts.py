@@ -58,6 +58,11 @@ class TaskData:
         models = (load_classifier(name, task, tokenizer=tokenizer, new_head=False) for name in (original, compressed))
         return next(models), next(models), examples
 
+    def texts(self, split: str) -> set[str]:
+        """Return the texts of a split, of all columns."""
+        rows, _ = read_task(self.data, self.task, split)
+        return {text for column in glue_task(self.task).text_columns for text in rows[column][:]}
+
     def examples(self, split: str, tokenizer: Any) -> "ClassifiedTexts":
         """Return the different examples of a split."""
         rows, labels = read_task(self.data, self.task, split)
