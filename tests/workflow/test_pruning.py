@@ -165,6 +165,19 @@ def test_an_unfinished_run_with_other_settings_is_named(
         pruned(workplace, tmp_path / "small", retraining=STEPS)
     with pytest.raises(CheckpointError, match="unfinished run with other settings"):
         pruned(workplace, tmp_path / "small", retraining=STEPS, distil=True)
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        save_file(sys.modules["tiny_nets"].build().state_dict(), tmp_path / "other.safetensors")
+    run = PruningRun(data=str(workplace / "data"), images=24, retraining=STEPS)
+    with pytest.raises(CheckpointError, match="unfinished run with other settings"):
+        prune_folder(
+            "tiny_nets:build",
+            tmp_path / "small",
+            FilterRecipe(keep_ratio=0.6, method="l2"),
+            run,
+            weights=tmp_path / "other.safetensors",
+            progress=False,
+        )
 
 
 def test_a_model_of_transformers_reloads_by_itself(workplace: Path, tmp_path: Path) -> None:

@@ -114,7 +114,8 @@ def prune_folder(
     train, test = (read_images(network, run, split) for split in (run.train_split, run.split))
     rounds = None
     if run.retraining is not None:
-        task = {"network": source, "recipe": recipe.to_dict(), "run": dataclasses.asdict(run)}
+        original = state_sha256(named_tensors(network.model))
+        task = {"network": source, "weights": original, "recipe": recipe.to_dict(), "run": dataclasses.asdict(run)}
         rounds = Rounds(target, task)
     result = prune_in_rounds(network, recipe, run, (train, test), rounds, progress=progress, say=say)
     finish_pruning(result, target, network, test, say=say, overwrite=overwrite)
