@@ -145,6 +145,24 @@ def test_prune_finds_the_smallest_that_can_be_promised(workplace: Path, tmp_path
     assert json.loads(again.stdout)["mean"] == pytest.approx(found["certificate"]["mean"])
 
 
+def test_no_candidate_is_made_with_images_to_certify_with(workplace: Path, tmp_path: Path) -> None:
+    """Those that are in both splits are neither calibrated, retrained nor planned with; where all are, it is said."""
+    import datasets
+
+    shutil.copytree(workplace / "data", tmp_path / "data")
+    both = [datasets.Dataset.from_parquet(str(workplace / "data" / f"{split}.parquet")) for split in ("train", "test")]
+    common = datasets.concatenate_datasets([both[0], both[1].select(range(12))])
+    common.to_parquet(tmp_path / "data" / "train.parquet")
+    network = ("tiny_nets:build", "--weights", workplace / "net.safetensors", "--data", tmp_path / "data")
+    promised = ("--max-drop", 0.3, "--ledger", tmp_path / "ledger", "--plan-examples", 24, "--images", 16, "--json")
+    options = ("prune", *network, *promised, "--method", "l2", "-o", tmp_path / "small")
+    found = json.loads(run(*options).stdout)
+    assert found["planned_with"]["left_out"] == 12
+    refused = run(*options, "--train-split", "test", "--overwrite")
+    assert refused.exit_code == 1
+    assert "all 48 images to train and plan with are among those to certify with" in " ".join(refused.stderr.split())
+
+
 def test_no_promise_writes_nothing(tuned: Path, glue: tuple[Any, ...], tmp_path: Path) -> None:
     """Exit code 1, what it would take, and no folder."""
     options = (*glue, "--max-drop", 0.016, "--method", "svd", "--keep", 0.02, "--ledger", tmp_path / "ledger")

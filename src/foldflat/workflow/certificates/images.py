@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from foldflat.certify import Risk, accuracy_drop, disagreement, example_hash
 from foldflat.checkpoint import load
-from foldflat.errors import RecipeError
+from foldflat.errors import DataError, RecipeError
 from foldflat.evaluate import ImageDataset, Preprocessing, load_images
 from foldflat.evaluate.images import logits_of
 from foldflat.workflow.certificates.promise import different
 from foldflat.workflow.networks import Network, open_network
 
-__all__ = ["ImageData", "LabelledImages", "labelled"]
+__all__ = ["ImageData", "LabelledImages", "apart", "labelled"]
 
 _BATCH = 256
 
@@ -98,3 +98,20 @@ def labelled(dataset: ImageDataset, split: str) -> LabelledImages:
     hashes = [example_hash(image.tobytes(), str(label)) for image, label in zip(pixels, labels, strict=True)]
     about = {"split": split, "classes": len(dataset.classes)}
     return LabelledImages(dataset, hashes, about).part(different(hashes))
+
+
+def apart(dataset: ImageDataset, others: ImageDataset) -> tuple[ImageDataset, int]:
+    """Return the images that are not among others, whatever their labels, and how many were left out for that.
+
+    Raises:
+        DataError: all of them are.
+    """
+    taken = {example_hash(image.tobytes()) for image in others.images.numpy()}
+    free = [i for i, image in enumerate(dataset.images.numpy()) if example_hash(image.tobytes()) not in taken]
+    if not free:
+        raise DataError(
+            f"all {len(dataset)} images to train and plan with are among those to certify with\n"
+            "hint: another split: who chooses by examples cannot promise on the same"
+        )
+    left_out = len(dataset) - len(free)
+    return (dataset.part(torch.tensor(free)) if left_out else dataset), left_out

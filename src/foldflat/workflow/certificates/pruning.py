@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from foldflat.certify import example_hash
 from foldflat.checkpoint import check_target
 from foldflat.errors import RecipeError
 from foldflat.evaluate import hold_out
@@ -12,7 +13,7 @@ from foldflat.filters.recipe import FilterRecipe
 from foldflat.model.size import state_sha256
 from foldflat.pipeline import Result
 from foldflat.workflow.certificates.files import keep_certificate
-from foldflat.workflow.certificates.images import ImageData, labelled
+from foldflat.workflow.certificates.images import ImageData, apart, labelled
 from foldflat.workflow.certificates.promise import Promise
 from foldflat.workflow.certificates.search import CertifiedSearch, Ladder, search
 from foldflat.workflow.certificates.testing import Original
@@ -44,8 +45,8 @@ def prune_certified(
     """Prune a network as far as can be promised, and write a complete folder with the certificate.
 
     Images to plan with are held out of the training split, so that no candidate is calibrated or retrained on them;
-    candidates are certified on `run.split`. Nothing is written where none can be promised. An interrupted run goes on
-    with the candidates that it had retrained.
+    candidates are certified on `run.split`, and images that are in both splits are left out of the former. Nothing is
+    written where none can be promised. An interrupted run goes on with the candidates that it had retrained.
 
     Args:
         source, target, run, weights, overwrite, progress, watch: as in `prune_folder`.
@@ -65,6 +66,7 @@ def prune_certified(
     say("Reading images")
     train, test = (read_images(network, run, split) for split in (run.train_split, run.split))
     examples = labelled(test, data.split)
+    train, left_out = apart(train, test)
     if plan_examples >= len(train):
         raise RecipeError(f"{plan_examples} images to plan with of {len(train)}\nhint: fewer: the others calibrate")
     rest, held = hold_out(train, plan_examples, recipe.seed)
@@ -74,15 +76,17 @@ def prune_certified(
         asked = recipes[name]
         rounds = None
         if run.retraining is not None:
-            about = {"network": source, "recipe": asked.to_dict(), "run": dataclasses.asdict(run), "held": len(held)}
+            about = described | {"network": source, "weights": original, "recipe": asked.to_dict()}
             rounds = Rounds(f"{Path(target).absolute()}-{asked.keep_ratio:g}", about)
             unfinished.append(rounds)
         return prune_in_rounds(network, asked, run, (rest, held), rounds, progress=progress, say=say)
 
     recipes = filter_recipes(recipe)
-    described = {"recipe": recipe.to_dict(), "run": dataclasses.asdict(run), "plan_examples": plan_examples}
+    original = state_sha256(network.model.state_dict())
+    seen = labelled(rest, run.train_split).hashes
+    described = {"recipe": recipe.to_dict(), "run": dataclasses.asdict(run), "images": example_hash(*seen)}
     found = search(
-        Original(source, network.model, state_sha256(network.model.state_dict())),
+        Original(source, network.model, original),
         Ladder(list(recipes), make, described),
         labelled(held, f"{run.train_split}, held out"),
         examples,
@@ -92,6 +96,7 @@ def prune_certified(
         progress=progress,
         watch=watch,
     )
+    found.report["planned_with"]["left_out"] += left_out
     if found.chosen is not None:
         result, made = found.chosen[1], found.report["certificate"]
         finish_pruning(
