@@ -51,6 +51,8 @@ def test_a_sentence_encoder_is_certified_by_its_vectors_and_neighbours(texts: Pa
     one, other = (SentenceTransformer(str(folder), device="cpu").encode(lines) for folder in (source, small))
     assert found["mean"] == pytest.approx(1 - (one * other).sum(1).mean(), abs=1e-5)
     assert found["risk"] == "cosine error"
+    assert found["data"]["repeated"] == 2
+    assert "2 that repeat another did not count: this is about different examples" in found["words"]
     found = run("certify", source, small, *options, "--collection", texts, "--max-drop", 0.9)
     assert found["risk"] == "neighbours lost"
     assert "10 neighbours of 150 texts of texts.txt" in found["words"]

@@ -13,7 +13,7 @@ from foldflat.checkpoint import load
 from foldflat.errors import DataError, RecipeError
 from foldflat.evaluate import ImageDataset, Preprocessing, load_images
 from foldflat.evaluate.images import logits_of
-from foldflat.workflow.certificates.promise import different
+from foldflat.workflow.certificates.promise import different, repeats
 from foldflat.workflow.networks import Network, open_network
 
 __all__ = ["ImageData", "LabelledImages", "apart", "labelled"]
@@ -96,7 +96,7 @@ def labelled(dataset: ImageDataset, split: str) -> LabelledImages:
     """Return the different examples of a data set, whose split is called so."""
     pixels, labels = dataset.images.numpy(), dataset.labels.tolist()
     hashes = [example_hash(image.tobytes(), str(label)) for image, label in zip(pixels, labels, strict=True)]
-    about = {"split": split, "classes": len(dataset.classes)}
+    about = {"split": split, "classes": len(dataset.classes), **repeats(hashes)}
     return LabelledImages(dataset, hashes, about).part(different(hashes))
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from foldflat.certify import Risk
 from foldflat.errors import DataError, RecipeError
 
-__all__ = ["Examples", "Promise", "different", "drawn", "known_risk"]
+__all__ = ["Examples", "Promise", "different", "drawn", "known_risk", "repeats"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,12 @@ def different(hashes: list[str]) -> list[int]:
     for i, found in enumerate(hashes):
         first.setdefault(found, i)
     return list(first.values())
+
+
+def repeats(hashes: list[str]) -> dict[str, int]:
+    """Return how many examples repeat another, as part of what is said about them; nothing where none does."""
+    count = len(hashes) - len(set(hashes))
+    return {"repeated": count} if count else {}
 
 
 def drawn(planning: Examples, certifying: Examples, most: int, seed: int) -> tuple[Examples, int]:

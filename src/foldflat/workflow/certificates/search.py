@@ -136,10 +136,11 @@ def search(
     }
     family = Family(names, ladder.model, example_hash(json.dumps(described, sort_keys=True)))
     outcome = run_test(original, family, examples, promise, progress=progress)
+    from_where = {key: value for key, value in plan_with.about.items() if key != "repeated"}  # which is of all of them
     report = {
         "candidates": ladder.names,
         "planned": [dataclasses.asdict(planned[name]) for name in ladder.names if name in planned],
-        "planned_with": {**plan_with.about, "examples": len(plan_with.hashes), "left_out": left_out},
+        "planned_with": {**from_where, "examples": len(plan_with.hashes), "left_out": left_out},
         **_found(outcome),
         "certificate": certificate(original, examples, promise, outcome, among=len(names)),
     }

@@ -14,7 +14,7 @@ from foldflat.evaluate import Texts, tokenizer_in
 from foldflat.evaluate.sentences import MeanOfRows, encode_sentences, load_encoder
 from foldflat.model.manifest import MANIFEST, read_manifest
 from foldflat.pipeline import as_module
-from foldflat.workflow.certificates.promise import different
+from foldflat.workflow.certificates.promise import different, repeats
 from foldflat.workflow.certificates.texts import common_tokenizer
 from foldflat.workflow.table_files import open_rows
 
@@ -76,13 +76,14 @@ class SentenceData:
         found = tuple(Texts(self.collection)) if self.collection is not None else ()
         if self.collection is not None and len(found) < self.neighbours:
             raise DataError(f"{len(found)} texts to find {self.neighbours} neighbours in\nhint: a larger collection")
-        about = {"task": "texts", "split": Path(self.texts).name}
+        about: dict[str, Any] = {"task": "texts", "split": Path(self.texts).name}
         if found:
             about["collection"] = (
                 f"{self.neighbours} neighbours of {len(found):,} texts of {Path(self.collection).name}"  # type: ignore[arg-type]
             )
             about["collection_sha256"] = example_hash(str(self.neighbours), *found)
         hashes = [example_hash(text) for text in texts]
+        about |= repeats(hashes)
         return Sentences(texts, found, self.neighbours, hashes, about).part(different(hashes))
 
 

@@ -10,7 +10,7 @@ from foldflat.certify import Risk, accuracy_drop, disagreement, example_hash, sc
 from foldflat.errors import DataError, RecipeError
 from foldflat.evaluate import glue_task, load_classifier, load_split, load_tokenizer, predict_logits, read_task
 from foldflat.evaluate.glue import SIMILARITY_RANGE
-from foldflat.workflow.certificates.promise import different
+from foldflat.workflow.certificates.promise import different, repeats
 
 __all__ = ["ClassifiedTexts", "TaskData", "common_tokenizer"]
 
@@ -71,7 +71,7 @@ class TaskData:
             example_hash(self.task, *texts, str(label)) for *texts, label in zip(*columns, labels.tolist(), strict=True)
         ]
         tokens = load_split(self.data, self.task, split, tokenizer=tokenizer)
-        about = {"task": self.task, "split": split}
+        about = {"task": self.task, "split": split, **repeats(hashes)}
         return ClassifiedTexts(tokens, tokenizer, self.task, hashes, about).part(different(hashes))
 
 

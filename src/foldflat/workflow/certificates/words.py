@@ -10,9 +10,15 @@ def in_words(certificate: dict[str, Any]) -> str:
     n, about = certificate["examples"], certificate["data"]
     confidence = f"{100 * certificate['confidence']:.4g} %"
     where = " ".join(part for part in (about.get("task"), f"({about['split']})", about.get("collection")) if part)
+    repeated = ""
+    if about.get("repeated"):
+        repeated = (
+            f" {about['repeated']:,} that repeat another did not count: this is about different examples, however often "
+            "each is met."
+        )
     head = (
         f"The {certificate['risk']} against {certificate['original']['name']} on {where} is {certificate['mean']:.2%} "
-        f"on {n:,} examples, at most {certificate['bound']:.2%} with {confidence} confidence."
+        f"on {n:,} examples, at most {certificate['bound']:.2%} with {confidence} confidence.{repeated}"
     )
     if not certificate["promised"]:
         more = certificate["examples_needed"]
