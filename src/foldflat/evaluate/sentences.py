@@ -30,9 +30,13 @@ class MeanOfRows(nn.Module):
         super().__init__()
         self.table, self._tokenizer = table, tokenizer
 
+    def encode(self, sentences: list[str], *, batch_size: int = _BATCH, **_: Any) -> NDArray[np.float32]:
+        """Return vectors (n, d); zero for a sentence without a token. Rows of one batch are held at a time."""
+        starts = range(0, len(sentences), batch_size)
+        return np.concatenate([self._means(sentences[start : start + batch_size]) for start in starts])
+
     @torch.no_grad()
-    def encode(self, sentences: list[str], **_: Any) -> NDArray[np.float32]:
-        """Return vectors (n, d); zero for a sentence without a token."""
+    def _means(self, sentences: list[str]) -> NDArray[np.float32]:
         left_out = {*self._tokenizer.all_special_ids}
         read = self._tokenizer(sentences, add_special_tokens=False, verbose=False)["input_ids"]
         tokens = [torch.tensor([i for i in ids if i not in left_out], dtype=torch.int64) for ids in read]

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from foldflat.cli import app
 from foldflat.errors import DataError, ModelNotFoundError, RecipeError
+from foldflat.evaluate.sentences import MeanOfRows, encode_sentences
 from foldflat.workflow.certificates import Promise, SentenceData, certify_folder
 from foldflat.workflow.certificates.sentences import nearest
 
@@ -85,6 +86,30 @@ def test_a_bare_table_is_certified_by_the_means_of_its_rows(texts: Path, tmp_pat
     assert 0 < found["mean"] < 0.5
     with pytest.raises(ModelNotFoundError, match=r"holds a table, .* is none"):
         certify_folder(str(folder), small, SentenceData(str(texts)), Promise(0.5), progress=False)
+
+
+def test_means_of_rows_hold_one_batch_at_a_time() -> None:
+    """A large collection would not fit otherwise; a text without a token is zero, wherever it stands."""
+    table, largest = torch.nn.Embedding(10, 4), 0
+
+    def look_up(rows: torch.Tensor) -> torch.Tensor:
+        nonlocal largest
+        largest = max(largest, len(rows))
+        found: torch.Tensor = table(rows)
+        return found
+
+    def tokenizer(sentences: list[str], **_: Any) -> dict[str, list[list[int]]]:
+        return {"input_ids": [[int(digit) for digit in sentence] for sentence in sentences]}
+
+    tokenizer.all_special_ids = [0]  # type: ignore[attr-defined]
+    lines = ["12", "0", "345", "", *(str(number) for number in range(1001, 1300))]
+    vectors = encode_sentences(MeanOfRows(look_up, tokenizer), lines)  # type: ignore[arg-type]
+    assert largest < 500
+    weights = table.weight.detach().numpy()
+    wanted = [
+        weights[[int(d) for d in line if d != "0"]].mean(0) if line.strip("0") else weights[0] * 0 for line in lines
+    ]
+    assert np.allclose(vectors, wanted, atol=1e-6)
 
 
 def test_neighbours_are_those_of_largest_cosine() -> None:
