@@ -13,8 +13,8 @@ def in_words(certificate: dict[str, Any]) -> str:
     repeated = ""
     if about.get("repeated"):
         repeated = (
-            f" {about['repeated']:,} that repeat another did not count: this is about different examples, however often "
-            "each is met."
+            f" {about['repeated']:,} that repeat another did not count: this is about different examples, however "
+            "often each is met."
         )
     head = (
         f"The {certificate['risk']} against {certificate['original']['name']} on {where} is {certificate['mean']:.2%} "
