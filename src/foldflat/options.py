@@ -32,6 +32,7 @@ __all__ = [
     "filter_recipe_from_options",
     "promise_from_options",
     "recipe_from_options",
+    "refuse_without_promise",
     "takes_filter_recipe",
     "takes_promise",
     "takes_recipe",
@@ -56,6 +57,9 @@ MaxDrop = Annotated[
     ),
 ]
 Confidence = Annotated[float, typer.Option(help="That the promise holds.")]
+PromisedConfidence = Annotated[
+    float | None, typer.Option("--confidence", help="That the promise of --max-drop holds. Default 0.95.")
+]
 Risk = Annotated[
     str | None,
     typer.Option(
@@ -199,16 +203,22 @@ def text_from_options(
 
 
 def promise_from_options(
-    max_drop: MaxDrop = None, confidence: Confidence = 0.95, risk: Risk = None, ledger: LedgerFile = None
+    max_drop: MaxDrop = None, confidence: PromisedConfidence = None, risk: Risk = None, ledger: LedgerFile = None
 ) -> "Promise | None":
     """Return the promise that the options of `compress` and `prune` ask for; None without --max-drop."""
     from foldflat.workflow.certificates import Promise
 
     if max_drop is not None:
-        return Promise(max_drop, confidence, risk, ledger)
-    if risk is not None or ledger is not None:
-        raise RecipeError(f"--{'risk' if risk else 'ledger'} is given, but nothing is promised\nhint: give --max-drop")
+        return Promise(max_drop, 0.95 if confidence is None else confidence, risk, ledger)
+    refuse_without_promise({"--confidence": confidence, "--risk": risk, "--ledger": ledger})
     return None
+
+
+def refuse_without_promise(options: dict[str, Any]) -> None:
+    """Raise RecipeError for an option that means nothing without --max-drop."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise RecipeError(f"{given[0]} is given, but nothing is promised\nhint: give --max-drop")
 
 
 def takes_promise(command: Callable[..., None]) -> Callable[..., None]:

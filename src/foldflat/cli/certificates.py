@@ -30,6 +30,7 @@ def certify(
     weights: Annotated[
         Path | None, typer.Option(help=".safetensors with the weights of a network that a function builds.")
     ] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side to resize images to, as for `prune`.")] = None,
     collection: Annotated[
         str | None, typer.Option(help="Sentence encoders: texts in which the ten nearest to each are looked for.")
     ] = None,
@@ -45,7 +46,15 @@ def certify(
     from foldflat.workflow.certificates import Promise, certify_folder
 
     promise = Promise(max_drop, confidence, risk, ledger)
-    about = _data(task=task, texts=texts, data=data, split=split, weights=weights, collection=collection)
+    about = _data(
+        task=task,
+        texts=texts,
+        data=data,
+        split=split,
+        weights=weights,
+        image_size=image_size,
+        collection=collection,
+    )
     found = certify_folder(original, compressed, about, promise, progress=not as_json)
     if as_json:
         print_json(found)
@@ -62,6 +71,7 @@ def _data(
     data: str | None,
     split: str | None,
     weights: Path | None,
+    image_size: int | None,
     collection: str | None,
 ) -> Any:
     """Return what models are compared on."""
@@ -69,8 +79,8 @@ def _data(
 
     kind = "task" if task is not None else "texts" if texts is not None else "data"
     every: dict[str, dict[str, Any]] = {
-        "task": {"--texts": texts, "--weights": weights, "--collection": collection},
-        "texts": {"--data": data, "--split": split, "--weights": weights},
+        "task": {"--texts": texts, "--weights": weights, "--image-size": image_size, "--collection": collection},
+        "texts": {"--data": data, "--split": split, "--weights": weights, "--image-size": image_size},
         "data": {"--collection": collection},
     }
     given = [name for name, value in every[kind].items() if value is not None]
@@ -82,4 +92,4 @@ def _data(
         return SentenceData(texts, collection=collection)
     if data is None:
         raise RecipeError("no examples\nhint: --task with --data, --texts, or --data with images")
-    return ImageData(data, split or "test", weights)
+    return ImageData(data, split or "test", weights, image_size)

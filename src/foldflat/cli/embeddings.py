@@ -10,8 +10,18 @@ from foldflat.cli.terminal import app, err, out, print_json, progress, reports_e
 from foldflat.cluster.distributed import launched_team
 from foldflat.embedding.plan import EmbeddingPlan
 from foldflat.embedding.recipe import EmbeddingRecipe
-from foldflat.errors import ModelNotFoundError, RecipeError
-from foldflat.options import AsJson, Data, Model, Output, Overwrite, Seed, takes_promise, takes_recipe, takes_text
+from foldflat.errors import ModelNotFoundError
+from foldflat.options import (
+    AsJson,
+    Model,
+    Output,
+    Overwrite,
+    Seed,
+    refuse_without_promise,
+    takes_promise,
+    takes_recipe,
+    takes_text,
+)
 from foldflat.report import counts_in_words, inspection_table, summary_table, trials_table, verdict
 from foldflat.report.planning import candidates_table, unmeasured
 from foldflat.workflow.folders import compress_folder, densify_folder, inspect_model, plan_source
@@ -88,10 +98,14 @@ def compress(
         Path | None, typer.Option(help="File that keeps the state of a large table's fit. Default: beside the output.")
     ] = None,
     task: Annotated[str | None, typer.Option(help="Of a classifier, for --max-drop.")] = None,
-    data: Data = "nyu-mll/glue",
-    split: Annotated[str, typer.Option(help="Rows that certify.")] = "validation",
-    plan_split: Annotated[str, typer.Option(help="Rows that choose what is certified.")] = "train",
-    plan_examples: Annotated[int, typer.Option(help="How many of these.")] = 2000,
+    data: Annotated[
+        str | None, typer.Option(help="Of --task: folder or hub name with GLUE's tasks. Default nyu-mll/glue.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Rows of --task that certify. Default validation.")] = None,
+    plan_split: Annotated[
+        str | None, typer.Option(help="Rows of --task that choose what is certified. Default train.")
+    ] = None,
+    plan_examples: Annotated[int | None, typer.Option(help="How many of these. Default 2000.")] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -108,7 +122,7 @@ def compress(
         from foldflat.workflow.certificates import TaskData
         from foldflat.workflow.certificates.compressing import compress_certified
 
-        about = TaskData(str(task), data, split, plan_split)
+        about = TaskData(str(task), data or "nyu-mll/glue", split or "validation", plan_split or "train")
         with progress(as_json) as watch:
             found = compress_certified(
                 model,
@@ -116,7 +130,7 @@ def compress(
                 recipe,
                 about,
                 promise,
-                plan_examples=plan_examples,
+                plan_examples=2000 if plan_examples is None else plan_examples,
                 text=sample,
                 overwrite=overwrite,
                 progress=False,
@@ -124,8 +138,15 @@ def compress(
             )
         print_search(found, output, as_json)
         return
-    if task is not None:
-        raise RecipeError("--task is given, but nothing is promised\nhint: give --max-drop")
+    refuse_without_promise(
+        {
+            "--task": task,
+            "--data": data,
+            "--split": split,
+            "--plan-split": plan_split,
+            "--plan-examples": plan_examples,
+        }
+    )
     with launched_team() as team, progress(as_json or team.rank > 0) as watch:
         asked = recipe if plan_file is None else _read_plan(plan_file)
         result = compress_folder(

@@ -8,7 +8,15 @@ import typer
 from foldflat.cli.promises import print_search
 from foldflat.cli.terminal import app, out, print_json, progress, reports_errors
 from foldflat.filters.recipe import FilterRecipe
-from foldflat.options import AsJson, Network, Output, Overwrite, takes_filter_recipe, takes_promise
+from foldflat.options import (
+    AsJson,
+    Network,
+    Output,
+    Overwrite,
+    refuse_without_promise,
+    takes_filter_recipe,
+    takes_promise,
+)
 from foldflat.report import latency_in_words, pruning_scores, pruning_table, pruning_verdict
 
 __all__ = ["prune"]
@@ -38,8 +46,11 @@ def prune(
     bf16: Annotated[bool, typer.Option("--bf16", help="Retrain in bfloat16 where it is safe.")] = False,
     distil: Annotated[bool, typer.Option("--distil", help="Retrain against the original's outputs.")] = False,
     plan_examples: Annotated[
-        int, typer.Option(help="Images to hold out of the training split, which choose what --max-drop certifies.")
-    ] = 2000,
+        int | None,
+        typer.Option(
+            help="Images to hold out of the training split, which choose what --max-drop certifies. Default 2000."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -79,13 +90,14 @@ def prune(
                 run,
                 promise,
                 weights=weights,
-                plan_examples=plan_examples,
+                plan_examples=2000 if plan_examples is None else plan_examples,
                 overwrite=overwrite,
                 progress=False,
                 watch=watch,
             )
         print_search(found, output, as_json)
         return
+    refuse_without_promise({"--plan-examples": plan_examples})
     with progress(as_json) as watch:
         result = prune_folder(
             network, output, recipe, run, weights=weights, overwrite=overwrite, progress=not as_json, watch=watch

@@ -140,7 +140,7 @@ def test_prune_finds_the_smallest_that_can_be_promised(workplace: Path, tmp_path
     loaded = foldflat.load(small, model=tiny_nets.build())
     assert sum(parameter.numel() for parameter in loaded.parameters()) == found["report"]["parameters_after"]
     assert certificate_of(small) is not None
-    again = run("certify", network[0], small, *network[1:], *promised, "--json")
+    again = run("certify", network[0], small, *network[1:], *promised, "--image-size", 8, "--json")
     assert json.loads(again.stdout)["earlier_uses"] == 1
     assert json.loads(again.stdout)["mean"] == pytest.approx(found["certificate"]["mean"])
 
@@ -184,7 +184,10 @@ def test_options_that_contradict_are_refused(tuned: Path, glue: tuple[Any, ...],
     promised = (*glue, "--max-drop", 0.1, *small)
     fails("--max-drop is given without --task", "compress", tuned, "--max-drop", 0.1, *small)
     fails("--task is given, but nothing is promised", "compress", tuned, *glue, *small)
-    fails("--ledger is given, but nothing is promised", "compress", tuned, "--ledger", "x", *small)
+    for option, value in (("--ledger", "x"), ("--confidence", 0.9), ("--data", "x"), ("--plan-examples", 9)):
+        fails(f"{option} is given, but nothing is promised", "compress", tuned, option, value, *small)
+    fails("--plan-examples is given, but", "prune", "x:y", "--data", "x", "--plan-examples", 9, *small)
+    fails("--image-size is given beside", "certify", tuned, tuned, *glue, "--image-size", 8, "--max-drop", 0.1)
     fails("--plan is given beside --max-drop", "compress", tuned, *promised, "--plan", "plan.json")
     fails("is to choose what is tested, and to certify it", "compress", tuned, *promised, "--plan-split", "validation")
     fails("`max_error` is 0.1, but the size is what is searched", "compress", tuned, *promised, "--max-error", 0.1)
@@ -205,6 +208,7 @@ def test_ladders_go_down_from_the_given_size() -> None:
     mixed = embedding_recipes(EmbeddingRecipe(budget_bytes=130, coefficients="mixed"), 960)
     assert [recipe.budget_bytes for recipe in mixed.values()] == [130, 120, 80, 60, 40, 30, 20, 15, 10, 7]
     assert next(iter(embedding_recipes(EmbeddingRecipe(method="auto"), 960))) == "360 bytes"
+    assert next(iter(embedding_recipes(EmbeddingRecipe(method="auto", keep_ratio=0.25), 960))) == "240 bytes"
     assert list(embedding_recipes(EmbeddingRecipe(method="int8"), 960)) == ["int8"]
     with pytest.raises(RecipeError, match=r"`max_error` is 0\.1, but the size is what is searched"):
         embedding_recipes(EmbeddingRecipe(max_error=0.1), 960)

@@ -174,6 +174,6 @@ def embedding_recipes(recipe: EmbeddingRecipe, dense: int) -> dict[str, Embeddin
         kept = [most, *(ratio for ratio in _KEPT if ratio < most)]
         return {f"keep {ratio:g}": dataclasses.replace(recipe, keep_ratio=ratio) for ratio in kept}
     shares = [int(dense * share) for share in _BYTES]
-    most = recipe.budget_bytes or shares[0]
+    most = recipe.budget_bytes or (shares[0] if recipe.keep_ratio is None else int(dense * recipe.keep_ratio))
     sizes = [most, *(size for size in shares if 0 < size < most)]
     return {f"{size:,} bytes": dataclasses.replace(recipe, budget_bytes=size, keep_ratio=None) for size in sizes}
