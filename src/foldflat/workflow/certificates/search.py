@@ -13,7 +13,7 @@ from foldflat.certify import example_hash, examples_needed, foreseen_p_value
 from foldflat.errors import BudgetError, RecipeError
 from foldflat.pipeline import Result
 from foldflat.workflow.certificates.promise import Examples, Promise, drawn, known_risk
-from foldflat.workflow.certificates.testing import Family, Original, Outcome, certificate, run_test
+from foldflat.workflow.certificates.testing import Family, Original, Outcome, certificate, require_enough, run_test
 from foldflat.workflow.certificates.words import search_in_words
 
 __all__ = ["CertifiedSearch", "Ladder", "search"]
@@ -110,6 +110,7 @@ def search(
     plan_with, left_out = drawn(planning, examples, plan_examples, seed)
     say("Planning: the original")
     reference = plan_with.outputs(original.model, progress=progress)
+    require_enough(plan_with.measure(risk, reference, reference), len(examples.hashes), promise)
     planned: dict[str, Planned] = {}
 
     def foreseen(name: str) -> bool:

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from foldflat.certify import Certification, Ledger, Risk, certify, example_hash, examples_needed
+from foldflat.certify import Certification, Ledger, Risk, certify, example_hash, examples_needed, foreseen_p_value
 from foldflat.errors import BudgetError, DataError
 from foldflat.workflow.certificates.promise import Examples, Promise, known_risk
 from foldflat.workflow.certificates.words import in_words
 
-__all__ = ["Family", "Original", "certificate", "run_test"]
+__all__ = ["Family", "Original", "certificate", "require_enough", "run_test"]
 
 _FORMAT = 2
 
@@ -77,7 +77,7 @@ def run_test(
     risk = known_risk(examples, promise)
     reference = examples.outputs(original.model, progress=progress)
     unharmed = examples.measure(risk, reference, reference)
-    _require_enough(unharmed, promise)
+    require_enough(unharmed, unharmed.n, promise)
     # another limit is answered by the same bound, but another risk, or collection, is another question
     asked = example_hash(family.fingerprint, risk, examples.about.get("collection_sha256", ""))
     # before any candidate is measured, so that an interrupted run has spent the examples too
@@ -123,11 +123,11 @@ def certificate(
     return {**made, "words": in_words(made)}
 
 
-def _require_enough(unharmed: Risk, promise: Promise) -> None:
-    """Raise DataError where not even models that always agree could be promised anything."""
-    if unharmed.p_value(promise.limit, promise.delta) > promise.delta:
+def require_enough(unharmed: Risk, n: int, promise: Promise) -> None:
+    """Raise DataError where not even models that always agree, on n examples, could be promised anything."""
+    if foreseen_p_value(unharmed, n, promise.limit, promise.delta) > promise.delta:
         raise DataError(
-            f"{unharmed.n} examples are too few to promise {promise.limit:g} at {promise.confidence:g} confidence: if "
+            f"{n} examples are too few to promise {promise.limit:g} at {promise.confidence:g} confidence: if "
             f"nothing changed at all, {examples_needed(unharmed, promise.limit, promise.delta)} would be needed\n"
             "hint: more examples, or a promise of less"
         )
