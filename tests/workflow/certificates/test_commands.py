@@ -139,7 +139,9 @@ def test_prune_finds_the_smallest_that_can_be_promised(workplace: Path, tmp_path
     assert found["chosen"], "the network answers at random, so smaller ones lose nothing"
     loaded = foldflat.load(small, model=tiny_nets.build())
     assert sum(parameter.numel() for parameter in loaded.parameters()) == found["report"]["parameters_after"]
-    assert certificate_of(small) is not None
+    kept = certificate_of(small)
+    assert kept is not None
+    assert "on images (test) is" in kept["words"]
     again = run("certify", network[0], small, *network[1:], *promised, "--image-size", 8, "--json")
     assert json.loads(again.stdout)["earlier_uses"] == 1
     assert json.loads(again.stdout)["mean"] == pytest.approx(found["certificate"]["mean"])

@@ -96,7 +96,7 @@ def labelled(dataset: ImageDataset, split: str) -> LabelledImages:
     """Return the different examples of a data set, whose split is called so."""
     pixels, labels = dataset.images.numpy(), dataset.labels.tolist()
     hashes = [example_hash(image.tobytes(), str(label)) for image, label in zip(pixels, labels, strict=True)]
-    about = {"split": split, "classes": len(dataset.classes), **repeats(hashes)}
+    about = {"task": "images", "split": split, "classes": len(dataset.classes), **repeats(hashes)}
     return LabelledImages(dataset, hashes, about).part(different(hashes))
 
 
