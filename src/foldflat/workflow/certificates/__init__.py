@@ -4,7 +4,7 @@ from foldflat.workflow.certificates.files import CERTIFICATE, certificate_of
 from foldflat.workflow.certificates.folders import certify_folder
 from foldflat.workflow.certificates.images import ImageData
 from foldflat.workflow.certificates.promise import Promise
-from foldflat.workflow.certificates.search import CertifiedSearch, Ladder, search
+from foldflat.workflow.certificates.searching import CertifiedSearch, Ladder, search
 from foldflat.workflow.certificates.sentences import SentenceData
 from foldflat.workflow.certificates.texts import TaskData
 

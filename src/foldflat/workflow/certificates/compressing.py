@@ -22,7 +22,7 @@ from foldflat.model.size import state_sha256, tensor_sha256
 from foldflat.pipeline import Result, as_module, compress
 from foldflat.workflow.certificates.files import keep_certificate
 from foldflat.workflow.certificates.promise import Promise
-from foldflat.workflow.certificates.search import CertifiedSearch, Ladder, search
+from foldflat.workflow.certificates.searching import CertifiedSearch, Ladder, search
 from foldflat.workflow.certificates.testing import Original
 from foldflat.workflow.certificates.texts import TaskData
 from foldflat.workflow.folders import refuse_compressed, save_folder

@@ -15,7 +15,7 @@ from foldflat.pipeline import Result
 from foldflat.workflow.certificates.files import keep_certificate
 from foldflat.workflow.certificates.images import ImageData, apart, labelled
 from foldflat.workflow.certificates.promise import Promise
-from foldflat.workflow.certificates.search import CertifiedSearch, Ladder, search
+from foldflat.workflow.certificates.searching import CertifiedSearch, Ladder, search
 from foldflat.workflow.certificates.testing import Original
 from foldflat.workflow.networks import open_network
 from foldflat.workflow.pruning import PruningRun, finish_pruning, prune_in_rounds, read_images
