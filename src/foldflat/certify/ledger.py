@@ -78,6 +78,29 @@ class Ledger:
             DataError: no examples, or one twice.
             CheckpointError: the file cannot be written.
         """
+        with self._asking(examples) as connection:
+            known = _same_use(connection, original, candidate)
+            spent = _spent(connection, original, before=known)
+            if known is None:
+                cursor = connection.execute(
+                    "INSERT INTO uses (original, candidate, outcomes) VALUES (?, ?, ?)", (original, candidate, outcomes)
+                )
+                connection.execute("INSERT INTO examples SELECT example, ? FROM asked", (cursor.lastrowid,))
+            connection.execute("DROP TABLE asked")
+            connection.commit()
+        return spent
+
+    def price(self, original: str, candidate: str, examples: Iterable[str]) -> Spent:
+        """Return what `spend` would, and write nothing down.
+
+        Args and errors: as in `spend`.
+        """
+        with self._asking(examples) as connection:
+            return _spent(connection, original, before=_same_use(connection, original, candidate))
+
+    @contextlib.contextmanager
+    def _asking(self, examples: Iterable[str]) -> Iterator[sqlite3.Connection]:
+        """Open the ledger for one transaction, with the examples in a table; what is not committed is undone."""
         found = [bytes.fromhex(example)[:_BYTES] for example in examples]
         if not found or len(set(found)) < len(found):
             what = "an example stands twice in the data" if found else "no examples"
@@ -86,18 +109,7 @@ class Ledger:
             connection.execute("BEGIN IMMEDIATE")  # nobody writes between counting and writing
             connection.execute("CREATE TEMP TABLE asked (example BLOB PRIMARY KEY) WITHOUT ROWID")
             connection.executemany("INSERT INTO asked VALUES (?)", ((example,) for example in found))
-            known = _same_use(connection, original, candidate)
-            spent = _spent(connection, original, before=known)
-            if known is not None:
-                connection.rollback()
-                return spent
-            cursor = connection.execute(
-                "INSERT INTO uses (original, candidate, outcomes) VALUES (?, ?, ?)", (original, candidate, outcomes)
-            )
-            connection.execute("INSERT INTO examples SELECT example, ? FROM asked", (cursor.lastrowid,))
-            connection.execute("DROP TABLE asked")
-            connection.commit()
-        return spent
+            yield connection
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:

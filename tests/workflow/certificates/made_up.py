@@ -1,6 +1,8 @@
 """Examples and models without networks: a model of rate r answers otherwise where the luck of an example is below r."""
 
+import contextlib
 import dataclasses
+import sqlite3
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +15,7 @@ from foldflat.pipeline import Result
 from foldflat.workflow.certificates import CertifiedSearch, Ladder, Promise, search
 from foldflat.workflow.certificates.testing import Original
 
-__all__ = ["Lucky", "lucky", "searched"]
+__all__ = ["Lucky", "lucky", "searched", "uses"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,3 +73,9 @@ def searched(
     ladder = Ladder(list(rates), make, {"recipe": described})
     promise = Promise(limit, ledger=ledger)
     return search(Original("original", 0.0, "abc"), ladder, planning, examples, promise)
+
+
+def uses(ledger: Path) -> int:
+    """Return how many uses a ledger holds."""
+    with contextlib.closing(sqlite3.connect(ledger)) as connection:
+        return int(connection.execute("SELECT COUNT(*) FROM uses").fetchone()[0])

@@ -11,9 +11,10 @@ import pytest
 from click.testing import Result
 from safetensors.torch import load_file, save_file
 from tests.evaluate.conftest import _datasets_cache, glue_folder, masked_lm
+from tests.workflow.certificates.made_up import uses
 from typer.testing import CliRunner
 
-from foldflat.certify import accuracy_drop
+from foldflat.certify import accuracy_drop, examples_needed
 from foldflat.cli import app
 from foldflat.errors import CheckpointError, DataError, ModelNotFoundError, RecipeError
 from foldflat.evaluate import glue_task, load_classifier, load_split, load_tokenizer, predict_logits
@@ -85,6 +86,9 @@ def test_a_promise_is_kept_in_the_folder(
     ]
     risk = accuracy_drop(*logits, np.asarray(rows["labels"]))
     assert (found["mean"], found["bound"]) == (risk.mean, risk.upper_bound(1 - 0.95))
+    half = examples_needed(risk, 0.05, 1 - 0.95)
+    assert found["examples_for_half"] == half
+    assert half is None or half <= len(rows) or f"Half of that limit would take about {half:,}" in found["words"]
     assert found["words"] in (small / "README.md").read_text()
     inspected = run("inspect", small, "--json")
     assert inspected.exit_code == 0
@@ -183,7 +187,7 @@ def test_what_cannot_be_certified_is_refused(
     assert run("finetune", folders / "original", *more, "-o", further).exit_code == 0
     assert run("compress", further, "--keep", 0.8, "--json", "-o", stranger).exit_code == 0
     fails(DataError, "was not made of .*original': table `.*` has other weights", folder=stranger)
-    assert not (tmp_path / "ledger").exists()
+    assert uses(tmp_path / "ledger") == 0
 
 
 def test_not_a_number_is_no_answer(small: Path, certified: Callable[..., dict[str, Any]]) -> None:

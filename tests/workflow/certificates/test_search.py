@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.workflow.certificates.made_up import Lucky, lucky, searched
+from tests.workflow.certificates.made_up import Lucky, lucky, searched, uses
 
 from foldflat.errors import DataError, RecipeError
 from foldflat.workflow.certificates.promise import drawn
@@ -25,6 +25,7 @@ def test_the_smallest_that_can_be_promised_is_found_by_making_few(tmp_path: Path
     assert certificate["promised"]
     assert certificate["bound"] == certificate["limit"] == 0.05
     assert certificate["examples"] == 1000
+    assert certificate["examples_for_half"] is None, "it measures more than half the limit"
     assert found.report["planned_with"] == {"split": "made up", "examples": 2000, "left_out": 0}
     assert "Chosen: 0.03, of 9 candidates; the next smaller, 0.07, measures" in found.report["words"]
     rows = found.report["planned"]
@@ -41,7 +42,18 @@ def test_a_search_that_was_made_costs_whoever_searches_again(tmp_path: Path) -> 
     tested_from = len(RATES) - list(RATES).index("0.02")
     other = searched(RATES, planning, examples, ledger, limit=0.08).report["certificate"]
     assert (other["earlier_uses"], other["delta"]) == (1, pytest.approx(0.05 / (tested_from + 1)))
-    assert searched(RATES, planning, examples, ledger, described="x").report["certificate"]["earlier_uses"] == 2
+    close = {f"{rate:g}": rate for rate in (0.02, 0.022, 0.024, 0.026, 0.028, 0.03, 0.032, 0.034)}
+    fresh, later = (searched(close, planning, examples, place).report for place in (tmp_path / "fresh", ledger))
+    assert later["certificate"]["earlier_uses"] == 2
+    first_tested = [float(report["tested"][0]["name"]) for report in (fresh, later)]
+    assert first_tested[1] < first_tested[0], "planned at the level that is left, not at the whole"
+    used = tmp_path / "used"
+    few = lucky(100, 1, first=5000)
+    searched({"0": 0.0, "1": 0.001}, planning, few, used)
+    searched({"0": 0.0, "2": 0.002}, planning, few, used)
+    with pytest.raises(DataError, match="100 examples, used 2 times before, are too few to promise"):
+        searched({"0": 0.0, "3": 0.003}, planning, few, used)
+    assert uses(used) == 2
 
 
 def test_what_cannot_be_made_ends_the_search(tmp_path: Path) -> None:
@@ -81,6 +93,6 @@ def test_no_example_both_plans_and_certifies(tmp_path: Path) -> None:
         drawn(planning, examples, 0, seed=0)
     with pytest.raises(RecipeError, match="no candidates"):
         searched({}, planning, examples, ledger)
-    assert not ledger.exists()
+    assert uses(ledger) == 0
     assert isinstance(chosen, Lucky)
     assert np.isin(chosen.luck, planning.luck).all()

@@ -8,7 +8,7 @@ from pathlib import Path
 from foldflat.certify import example_hash
 from foldflat.checkpoint import check_target
 from foldflat.errors import RecipeError
-from foldflat.evaluate import hold_out
+from foldflat.evaluate import hold_out, score_images
 from foldflat.filters.recipe import FilterRecipe
 from foldflat.model.size import state_sha256
 from foldflat.pipeline import Result
@@ -99,6 +99,11 @@ def prune_certified(
     found.report["planned_with"]["left_out"] += left_out
     if found.chosen is not None:
         result, made = found.chosen[1], found.report["certificate"]
+        # so far of the images to plan with, on which the original was trained
+        result.report["scores"] = {
+            name: score_images(model, test)
+            for name, model in (("original", network.model), ("compressed", result.model))
+        }
         finish_pruning(
             result, target, network, test, say=say, overwrite=overwrite, extra=lambda at: keep_certificate(at, made)
         )

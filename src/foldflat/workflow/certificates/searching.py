@@ -13,7 +13,15 @@ from foldflat.certify import example_hash, examples_needed, foreseen_p_value
 from foldflat.errors import BudgetError, RecipeError
 from foldflat.pipeline import Result
 from foldflat.workflow.certificates.promise import Examples, Promise, drawn, known_risk
-from foldflat.workflow.certificates.testing import Family, Original, Outcome, certificate, require_enough, run_test
+from foldflat.workflow.certificates.testing import (
+    Family,
+    Original,
+    Outcome,
+    certificate,
+    price,
+    require_enough,
+    run_test,
+)
 from foldflat.workflow.certificates.words import search_in_words
 
 __all__ = ["CertifiedSearch", "Ladder", "search"]
@@ -85,8 +93,9 @@ def search(
     """Find the smallest candidate whose risk can be promised to be below a limit.
 
     Examples to plan with choose where to begin, by bisection: with the smallest candidate that they foresee to pass
-    with room to spare. From there candidates are tested, ever smaller, on the others, each at the whole level, up to
-    the first that fails. So few candidates are made and fewer tested, and the promise holds for the search as a whole.
+    with room to spare, at what earlier uses of the other examples leave of the chance of error. From there candidates
+    are tested, ever smaller, on those, each at the whole level, up to the first that fails. So few candidates are made
+    and fewer tested, and the promise holds for the search as a whole.
 
     Source: fixed-sequence testing, Angelopoulos et al., "Learn then Test", 2021; an order from data of its own,
     Laufer-Goldshtein et al., "Efficiently controlling multiple risks with Pareto testing", ICLR 2023.
@@ -110,7 +119,18 @@ def search(
     plan_with, left_out = drawn(planning, examples, plan_examples, seed)
     say("Planning: the original")
     reference = plan_with.outputs(original.model, progress=progress)
-    require_enough(plan_with.measure(risk, reference, reference), len(examples.hashes), promise)
+    described = {
+        "versions": {"foldflat": foldflat.__version__, "torch": torch.__version__},
+        "ladder": ladder.described,
+        "candidates": ladder.names,
+        "planning": sorted(plan_with.hashes),
+        "limit": promise.limit,
+        "confidence": promise.confidence,
+    }
+    fingerprint = example_hash(json.dumps(described, sort_keys=True))
+    spent = price(original, fingerprint, examples, promise)
+    delta = promise.delta / spent.choices
+    require_enough(plan_with.measure(risk, reference, reference), len(examples.hashes), promise, spent)
     planned: dict[str, Planned] = {}
 
     def foreseen(name: str) -> bool:
@@ -121,21 +141,14 @@ def search(
             planned[name] = Planned(name, None, 1.0)
             return False
         found = plan_with.measure(risk, reference, plan_with.outputs(model, progress=progress))
-        p_value = foreseen_p_value(found, len(examples.hashes), promise.limit, promise.delta)
+        p_value = foreseen_p_value(found, len(examples.hashes), promise.limit, delta)
         planned[name] = Planned(name, found.mean, p_value)
-        return p_value <= _SAFER * promise.delta
+        return p_value <= _SAFER * delta
 
     start = max(0, _last(ladder.names, foreseen))
     names = ladder.names[start:]
     say(f"Certifying from {names[0]}")
-    described = {
-        "versions": {"foldflat": foldflat.__version__, "torch": torch.__version__},
-        "ladder": ladder.described,
-        "candidates": names,
-        "limit": promise.limit,
-        "confidence": promise.confidence,
-    }
-    family = Family(names, ladder.model, example_hash(json.dumps(described, sort_keys=True)))
+    family = Family(names, ladder.model, fingerprint)
     outcome = run_test(original, family, examples, promise, progress=progress)
     from_where = {key: value for key, value in plan_with.about.items() if key != "repeated"}  # which is of all of them
     report = {

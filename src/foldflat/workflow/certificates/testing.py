@@ -7,12 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from foldflat.certify import Certification, Ledger, Risk, certify, example_hash, examples_needed, foreseen_p_value
+from foldflat.certify import (
+    Certification,
+    Ledger,
+    Risk,
+    Spent,
+    certify,
+    example_hash,
+    examples_needed,
+    foreseen_p_value,
+)
 from foldflat.errors import BudgetError, DataError
 from foldflat.workflow.certificates.promise import Examples, Promise, known_risk
 from foldflat.workflow.certificates.words import in_words
 
-__all__ = ["Family", "Original", "certificate", "require_enough", "run_test"]
+__all__ = ["Family", "Original", "certificate", "price", "require_enough", "run_test"]
 
 _FORMAT = 2
 
@@ -77,11 +86,14 @@ def run_test(
     risk = known_risk(examples, promise)
     reference = examples.outputs(original.model, progress=progress)
     unharmed = examples.measure(risk, reference, reference)
-    require_enough(unharmed, unharmed.n, promise)
-    # another limit is answered by the same bound, but another risk, or collection, is another question
-    asked = example_hash(family.fingerprint, risk, examples.about.get("collection_sha256", ""))
+    require_enough(unharmed, unharmed.n, promise, price(original, family.fingerprint, examples, promise))
     # before any candidate is measured, so that an interrupted run has spent the examples too
-    spent = Ledger(promise.ledger).spend(original.sha256, asked, examples.hashes, outcomes=len(family.names) + 1)
+    spent = Ledger(promise.ledger).spend(
+        original.sha256,
+        _question(family.fingerprint, examples, promise),
+        examples.hashes,
+        outcomes=len(family.names) + 1,
+    )
 
     def measure(name: str) -> Risk:
         try:
@@ -92,6 +104,22 @@ def run_test(
 
     found = certify(family.names, measure, promise.limit, delta=promise.delta / spent.choices)
     return Outcome(found, spent.earlier)
+
+
+def price(original: Original, fingerprint: str, examples: Examples, promise: Promise) -> Spent:
+    """Return what examples were used for before they answer a question; nothing is written down.
+
+    Args:
+        original, examples, promise: as in `run_test`.
+        fingerprint: of a family.
+    """
+    asked = _question(fingerprint, examples, promise)
+    return Ledger(promise.ledger).price(original.sha256, asked, examples.hashes)
+
+
+def _question(fingerprint: str, examples: Examples, promise: Promise) -> str:
+    """Return what identifies a use: another limit is answered by the same bound, another risk or collection is not."""
+    return example_hash(fingerprint, known_risk(examples, promise), examples.about.get("collection_sha256", ""))
 
 
 def certificate(
@@ -117,17 +145,27 @@ def certificate(
         "delta": found.delta,
         "earlier_uses": outcome.earlier_uses,
         "examples_needed": None if tested.promised else examples_needed(tested.risk, promise.limit, found.delta),
+        "examples_for_half": examples_needed(tested.risk, promise.limit / 2, found.delta) if tested.promised else None,
         "data": {**examples.about, "examples": tested.risk.n, "sha256": example_hash(*sorted(examples.hashes))},
         "original": {"name": Path(original.name).name, "weights": original.sha256},
     }
     return {**made, "words": in_words(made)}
 
 
-def require_enough(unharmed: Risk, n: int, promise: Promise) -> None:
-    """Raise DataError where not even models that always agree, on n examples, could be promised anything."""
-    if foreseen_p_value(unharmed, n, promise.limit, promise.delta) > promise.delta:
+def require_enough(unharmed: Risk, n: int, promise: Promise, spent: Spent) -> None:
+    """Raise DataError where not even models that always agree, on n examples, could be promised anything.
+
+    Args:
+        unharmed: the risk of a model against itself.
+        n: how many examples there are to certify with.
+        promise: what is to be shown.
+        spent: what they were used for before.
+    """
+    delta = promise.delta / spent.choices
+    if foreseen_p_value(unharmed, n, promise.limit, delta) > delta:
+        used = f", used {spent.earlier} times before," if spent.earlier else ""
         raise DataError(
-            f"{n} examples are too few to promise {promise.limit:g} at {promise.confidence:g} confidence: if "
-            f"nothing changed at all, {examples_needed(unharmed, promise.limit, promise.delta)} would be needed\n"
-            "hint: more examples, or a promise of less"
+            f"{n} examples{used} are too few to promise {promise.limit:g} at {promise.confidence:g} confidence: if "
+            f"nothing changed at all, {examples_needed(unharmed, promise.limit, delta)} would be needed\n"
+            f"hint: {'other' if spent.earlier else 'more'} examples, or a promise of less"
         )

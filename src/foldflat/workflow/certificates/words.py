@@ -26,10 +26,12 @@ def in_words(certificate: dict[str, Any]) -> str:
         return f"{head} That is not below the limit of {certificate['limit']:.2%}: {way}."
     reused = certificate["earlier_uses"]
     price = f" The examples had been used {reused} times before, which the bound pays for." if reused else ""
+    more = certificate["examples_for_half"]
+    half = f" Half of that limit would take about {more:,} examples like these." if more and more > n else ""
     return (
         f"{head} So it is below {certificate['limit']:.2%}, a statement that is wrong for at most "
-        f"{100 * (1 - certificate['confidence']):.4g} % of samples of independent examples.{price} It does not cover "
-        "examples of another kind, nor the model after it is trained or changed further."
+        f"{100 * (1 - certificate['confidence']):.4g} % of samples of independent examples.{price}{half} "
+        "It does not cover examples of another kind, nor the model after it is trained or changed further."
     )
 
 
