@@ -8,7 +8,7 @@ from pathlib import Path
 from foldflat.certify import example_hash
 from foldflat.checkpoint import check_target
 from foldflat.errors import RecipeError
-from foldflat.evaluate import hold_out, score_images
+from foldflat.evaluate import ImageDataset, hold_out, score_images
 from foldflat.filters.recipe import FilterRecipe
 from foldflat.model.size import state_sha256
 from foldflat.pipeline import Result
@@ -17,7 +17,7 @@ from foldflat.workflow.certificates.images import ImageData, apart, labelled
 from foldflat.workflow.certificates.promise import Promise
 from foldflat.workflow.certificates.searching import CertifiedSearch, Ladder, search
 from foldflat.workflow.certificates.testing import Original
-from foldflat.workflow.networks import open_network
+from foldflat.workflow.networks import Network, open_network
 from foldflat.workflow.pruning import PruningRun, finish_pruning, prune_in_rounds, read_images
 from foldflat.workflow.rounds import Rounds
 
@@ -69,26 +69,12 @@ def prune_certified(
     train, left_out = apart(train, test)
     if plan_examples >= len(train):
         raise RecipeError(f"{plan_examples} images to plan with of {len(train)}\nhint: fewer: the others calibrate")
-    rest, held = hold_out(train, plan_examples, recipe.seed)
-    unfinished: list[Rounds] = []
-
-    def make(name: str) -> Result:
-        asked = recipes[name]
-        rounds = None
-        if run.retraining is not None:
-            about = described | {"network": source, "weights": original, "recipe": asked.to_dict()}
-            rounds = Rounds(f"{Path(target).absolute()}-{asked.keep_ratio:g}", about)
-            unfinished.append(rounds)
-        return prune_in_rounds(network, asked, run, (rest, held), rounds, progress=progress, say=say)
-
-    recipes = filter_recipes(recipe)
-    original = state_sha256(network.model.state_dict())
-    seen = labelled(rest, run.train_split).hashes
-    described = {"recipe": recipe.to_dict(), "run": dataclasses.asdict(run), "images": example_hash(*seen)}
+    images = hold_out(train, plan_examples, recipe.seed)
+    candidates = _Candidates(network, Path(target).absolute(), recipe, run, images, progress, say)
     found = search(
-        Original(source, network.model, original),
-        Ladder(list(recipes), make, described),
-        labelled(held, f"{run.train_split}, held out"),
+        Original(source, network.model, candidates.original),
+        Ladder(list(candidates.recipes), candidates.make, candidates.described),
+        labelled(images[1], f"{run.train_split}, held out"),
         examples,
         promise,
         plan_examples=plan_examples,
@@ -107,9 +93,60 @@ def prune_certified(
         finish_pruning(
             result, target, network, test, say=say, overwrite=overwrite, extra=lambda at: keep_certificate(at, made)
         )
-    for rounds in unfinished:
-        rounds.delete()
+    candidates.forget()
     return found
+
+
+class _Candidates:
+    """Make pruned networks; what retraining needs to go on after an interruption lies on disk until it is forgotten.
+
+    Args:
+        network: to prune.
+        target: folder to make, beside which the state lies.
+        recipe: with the largest keep ratio.
+        run: data, rounds and retraining.
+        images: to calibrate and retrain on, and to plan with.
+        progress, say: how to tell.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        target: Path,
+        recipe: FilterRecipe,
+        run: PruningRun,
+        images: tuple[ImageDataset, ImageDataset],
+        progress: bool,
+        say: Callable[[str], None],
+    ) -> None:
+        self._network, self._target, self._run, self._images = network, target, run, images
+        self._progress, self._say = progress, say
+        self._rounds: list[Rounds] = []
+        self.recipes = filter_recipes(recipe)
+        self.original = state_sha256(network.model.state_dict())
+        seen = labelled(images[0], run.train_split).hashes
+        self.described = {
+            "recipe": recipe.to_dict(),
+            "run": dataclasses.asdict(run),
+            "images": example_hash(*seen),
+        }
+
+    def make(self, name: str) -> Result:
+        """Return a candidate, pruned, and retrained where that is asked for."""
+        asked = self.recipes[name]
+        rounds = None
+        if self._run.retraining is not None:
+            about = {"network": self._network.text, "weights": self.original, "recipe": asked.to_dict()}
+            rounds = Rounds(f"{self._target}-{asked.keep_ratio:g}", self.described | about)
+            self._rounds.append(rounds)
+        return prune_in_rounds(
+            self._network, asked, self._run, self._images, rounds, progress=self._progress, say=self._say
+        )
+
+    def forget(self) -> None:
+        """Delete the state."""
+        for rounds in self._rounds:
+            rounds.delete()
 
 
 def filter_recipes(recipe: FilterRecipe) -> dict[str, FilterRecipe]:
