@@ -190,8 +190,9 @@ def inspect(model: Model, as_json: AsJson = False) -> None:
         out.print(inspection_table(found))
         if certificate is not None:
             out.print(certificate["words"], markup=False, highlight=False)
-    if certificate is not None and not certificate["valid"]:
-        err.print("[bold red]The weights are not those that the certificate was given for.[/bold red]")
+    if certificate is not None and certificate["changed"]:
+        listed = ", ".join(certificate["changed"])
+        err.print(f"[bold red]Not those that the certificate was given for:[/bold red] {listed}", highlight=False)
         raise typer.Exit(1)
 
 

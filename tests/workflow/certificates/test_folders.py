@@ -92,7 +92,7 @@ def test_a_promise_is_kept_in_the_folder(
     assert found["words"] in (small / "README.md").read_text()
     inspected = run("inspect", small, "--json")
     assert inspected.exit_code == 0
-    assert json.loads(inspected.stdout)["certificate"] == {**found, "valid": True}
+    assert json.loads(inspected.stdout)["certificate"] == {**found, "changed": []}
     card = small / "README.md"
     card.write_text(f"{card.read_text()}\n## Licence\n\nMine.\n")
     again = card.read_text()
@@ -136,7 +136,7 @@ def test_asking_with_another_candidate_costs_confidence(
     assert (otherwise["earlier_uses"], otherwise["delta"]) == (2, pytest.approx(0.0125))
 
 
-def test_edited_weights_void_a_certificate(small: Path, certified: Callable[..., dict[str, Any]]) -> None:
+def test_edits_void_a_certificate(small: Path, certified: Callable[..., dict[str, Any]]) -> None:
     """Though the folder's checksums were brought up to date: inspect says so, and exits with 1."""
     certified(small)
     file = small / "model.foldflat.safetensors"
@@ -146,10 +146,14 @@ def test_edited_weights_void_a_certificate(small: Path, certified: Callable[...,
     refresh_checksums(small, [file.name])
     found = certificate_of(small)
     assert found is not None
-    assert not found["valid"]
+    assert found["changed"] == [file.name]
+    (small / "tokenizer.json").write_text((small / "tokenizer.json").read_text() + "\n")
+    refresh_checksums(small, ["tokenizer.json"])
+    (small / "notes.txt").write_text("beside the model")
     inspected = run("inspect", small)
     assert inspected.exit_code == 1
-    assert "not those that the certificate was given for" in " ".join(inspected.stderr.split())
+    text = " ".join(inspected.stderr.split())
+    assert f"Not those that the certificate was given for: {file.name}, tokenizer.json" in text
     (small / "certificate.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"certificate\.json is damaged"):
         certificate_of(small)
