@@ -51,6 +51,7 @@ def large(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_does(tmp_path: Path, large: Path) -> None:
     """`torchrun` with gloo: one folder, the same error within 1e-5."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

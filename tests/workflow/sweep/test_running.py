@@ -196,6 +196,7 @@ assert (folder / "results.json").read_bytes() == (root / "whole" / "results.json
 """
 
 
+@pytest.mark.slow
 def test_killed_sweeps_and_two_at_once_end_as_one_that_ran_through(write_grid: WriteGrid, tmp_path: Path) -> None:
     """Killed at four moments and begun again: the same results.json; two at once: that too, and each job once."""
     grid = write_grid(methods=["none", "svd", "paper-2", "ours", "int8"], training={"batch_size": 8}, max_steps=[6])
