@@ -125,16 +125,21 @@ def test_a_broken_bound_is_found_out() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("n", "limit", "delta"), [(100, 0.1, 0.05), (400, 0.05, 0.2), (1000, 0.02, 0.05)])
-@pytest.mark.parametrize("correlated", [False, True])
+@pytest.mark.parametrize(("correlated", "misled"), [(False, False), (True, False), (False, True)])
 def test_a_planned_search_promises_too_much_with_chance_delta_at_most(
-    correlated: bool, n: int, limit: float, delta: float, tmp_path: Path
+    correlated: bool, misled: bool, n: int, limit: float, delta: float, tmp_path: Path
 ) -> None:
-    """Its plan is drawn with it; of seven candidates three lie exactly at the limit; it finds what is safe."""
+    """Its plan is drawn with it; of seven candidates three lie exactly at the limit; it finds what is safe.
+
+    Or the plan is misled to begin with the smallest, so that the three are what the search falls back on.
+    """
     rates_of = [share * limit for share in (0.1, 0.3, 0.6, 1, 1, 1, 1.5)]
     broken = found = 0
     for seed in range(REPETITIONS):
         draw = np.random.default_rng([seed, n])
         luck = [draw.random((size, 1 if correlated else len(rates_of))) for size in (200, n)]
+        if misled:
+            luck[0] = np.ones_like(luck[0])
         planning, examples = (
             Several(np.broadcast_to(own, (len(own), 7)), [example_hash(f"{kind} {i}") for i in range(len(own))])
             for kind, own in zip("ab", luck, strict=True)
@@ -147,7 +152,7 @@ def test_a_planned_search_promises_too_much_with_chance_delta_at_most(
         broken += chosen is not None and int(chosen[0]) >= 3
         found += chosen is not None
     assert broken <= most_failures(delta)
-    assert found > REPETITIONS / 3
+    assert misled or found > REPETITIONS / 3
 
 
 @pytest.mark.parametrize("correlated", [False, True])

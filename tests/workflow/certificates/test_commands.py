@@ -170,7 +170,7 @@ def test_no_promise_writes_nothing(tuned: Path, glue: tuple[Any, ...], tmp_path:
     options = (*glue, "--max-drop", 0.016, "--method", "svd", "--keep", 0.02, "--ledger", tmp_path / "ledger")
     done = run("compress", tuned, *options, "-o", tmp_path / "small")
     assert done.exit_code == 1
-    assert "can be promised; tested was keep 0.02" in " ".join(done.stdout.split())
+    assert "can be promised; tested: keep 0.02" in " ".join(done.stdout.split())
     assert not (tmp_path / "small").exists()
 
 

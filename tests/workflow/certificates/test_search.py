@@ -1,5 +1,6 @@
 """The search for the smallest candidate: what is made, what is tested, what is promised, what is refused."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +40,10 @@ def test_a_search_that_was_made_costs_whoever_searches_again(tmp_path: Path) -> 
     first = searched(RATES, planning, examples, ledger).report["certificate"]
     assert (first["earlier_uses"], first["delta"]) == (0, pytest.approx(0.05))
     assert searched(RATES, planning, examples, ledger).report["certificate"] == first
-    tested_from = len(RATES) - list(RATES).index("0.02")
+    tested_from = list(RATES).index("0.02")
+    ways = len(RATES) - tested_from + min(3, tested_from) + 1
     other = searched(RATES, planning, examples, ledger, limit=0.08).report["certificate"]
-    assert (other["earlier_uses"], other["delta"]) == (1, pytest.approx(0.05 / (tested_from + 1)))
+    assert (other["earlier_uses"], other["delta"]) == (1, pytest.approx(0.05 / ways))
     close = {f"{rate:g}": rate for rate in (0.02, 0.022, 0.024, 0.026, 0.028, 0.03, 0.032, 0.034)}
     fresh, later = (searched(close, planning, examples, place).report for place in (tmp_path / "fresh", ledger))
     assert later["certificate"]["earlier_uses"] == 2
@@ -56,12 +58,31 @@ def test_a_search_that_was_made_costs_whoever_searches_again(tmp_path: Path) -> 
     assert uses(used) == 2
 
 
+def test_a_plan_that_was_too_hopeful_falls_back_on_three_larger_ones(tmp_path: Path) -> None:
+    """A quarter of the chance of error was kept for them; they are tested as others are, and no larger ones."""
+    hopeful = lucky(500, 0)
+    hopeful = dataclasses.replace(hopeful, luck=0.5 + hopeful.luck / 2)
+    rates: dict[str, float | None] = {f"{rate:g}": rate for rate in (0.001, 0.002, 0.01, 0.039, 0.2)}
+    found = searched(rates, hopeful, lucky(1000, 1, first=5000), tmp_path / "ledger").report
+    assert found["chosen"] == "0.01"
+    assert [(row["name"], row["promised"], row["level"]) for row in found["tested"]] == [
+        ("0.002", True, pytest.approx(0.0125)),
+        ("0.01", True, pytest.approx(0.0125)),
+        ("0.039", False, pytest.approx(0.0125)),
+        ("0.2", False, pytest.approx(0.0375)),
+    ]
+    assert 0.0125 < found["tested"][2]["p_value"] < 0.05
+    assert "Chosen: 0.01, of 5 candidates; the next smaller, 0.039, measures" in found["words"]
+    assert found["examples_for_next"] > 1000
+
+
 def test_what_cannot_be_made_ends_the_search(tmp_path: Path) -> None:
     """In the plan as in the test, like a candidate that is always wrong."""
     rates = {"large": 0.001, "small": 0.002, "too small": None}
     found = searched(rates, lucky(500, 0), lucky(500, 1, first=5000), tmp_path / "ledger")
     assert found.report["chosen"] == "small"
-    assert found.report["tested"][-1] == {"name": "too small", "mean": 1.0, "p_value": 1.0, "promised": False}
+    last = found.report["tested"][-1]
+    assert (last["name"], last["mean"], last["p_value"], last["promised"]) == ("too small", 1.0, 1.0, False)
     assert found.report["examples_for_next"] is None
 
 
@@ -72,7 +93,7 @@ def test_no_promise_says_what_it_would_take(tmp_path: Path) -> None:
     assert [row["name"] for row in found.report["tested"]] == ["a"]
     assert not found.report["certificate"]["promised"]
     assert found.report["certificate"]["examples_needed"] == found.report["examples_for_next"] > 500
-    assert "None of 2 candidates can be promised; tested was a." in found.report["words"]
+    assert "None of 2 candidates can be promised; tested: a." in found.report["words"]
     assert "examples like these would do" in found.report["words"]
 
 

@@ -27,6 +27,7 @@ from foldflat.workflow.certificates.words import search_in_words
 __all__ = ["CertifiedSearch", "Ladder", "search"]
 
 _SAFER = 0.1
+_LARGER = 3
 
 
 class Ladder:
@@ -94,8 +95,9 @@ def search(
 
     Examples to plan with choose where to begin, by bisection: with the smallest candidate that they foresee to pass
     with room to spare, at what earlier uses of the other examples leave of the chance of error. From there candidates
-    are tested, ever smaller, on those, each at the whole level, up to the first that fails. So few candidates are made
-    and fewer tested, and the promise holds for the search as a whole.
+    are tested, ever smaller, on those, each at the whole level, up to the first that fails; if that is the first of
+    all, three larger ones likewise, for which a quarter of the chance of error was kept. So few candidates are made and
+    fewer tested, and the promise holds for the search as a whole.
 
     Source: fixed-sequence testing, Angelopoulos et al., "Learn then Test", 2021; an order from data of its own,
     Laufer-Goldshtein et al., "Efficiently controlling multiple risks with Pareto testing", ICLR 2023.
@@ -148,17 +150,18 @@ def search(
     start = max(0, _last(ladder.names, foreseen))
     names = ladder.names[start:]
     say(f"Certifying from {names[0]}")
-    family = Family(names, ladder.model, fingerprint)
+    larger = ladder.names[max(0, start - _LARGER) : start]
+    family = Family(names, ladder.model, fingerprint, larger)
     outcome = run_test(original, family, examples, promise, progress=progress)
     from_where = {key: value for key, value in plan_with.about.items() if key != "repeated"}  # which is of all of them
     report = {
         "candidates": ladder.names,
         "planned": [dataclasses.asdict(planned[name]) for name in ladder.names if name in planned],
         "planned_with": {**from_where, "examples": len(plan_with.hashes), "left_out": left_out},
-        **_found(outcome),
-        "certificate": certificate(original, examples, promise, outcome, among=len(names)),
+        **_found(outcome, ladder.names),
+        "certificate": certificate(original, examples, promise, outcome, among=len(names) + len(larger)),
     }
-    chosen = outcome.certification.chosen
+    chosen = outcome.deciding.chosen
     report["certificate"]["search"] = {key: report[key] for key in ("candidates", "planned_with", "tested", "chosen")}
     report["words"] = search_in_words(report)
     return CertifiedSearch(None if chosen is None else (chosen, ladder.make(chosen)), report)
@@ -173,17 +176,24 @@ def _last(names: Sequence[str], holds: Callable[[str], bool]) -> int:
     return low
 
 
-def _found(outcome: Outcome) -> dict[str, Any]:
-    found = outcome.certification
-    tested = [
+def _found(outcome: Outcome, names: Sequence[str]) -> dict[str, Any]:
+    """Return every candidate that was tested, in the order of the sizes, and what the next smaller one would take."""
+    chosen = outcome.deciding.chosen
+    tested = sorted(
+        ((one, found.delta) for found in outcome.sequences for one in found.tested),
+        key=lambda pair: names.index(pair[0].name),
+    )
+    behind = 0 if chosen is None else names.index(chosen) + 1
+    failed = next((pair for pair in tested if not pair[0].promised and names.index(pair[0].name) >= behind), None)
+    more = None if failed is None else examples_needed(failed[0].risk, outcome.deciding.limit, failed[1])
+    rows = [
         {
             "name": one.name,
             "mean": one.risk.mean,
             "p_value": one.p_value,
+            "level": level,
             "promised": one.promised,
         }
-        for one in found.tested
+        for one, level in tested
     ]
-    failed = next((one for one in found.tested if not one.promised), None)
-    more = None if failed is None else examples_needed(failed.risk, found.limit, found.delta)
-    return {"tested": tested, "chosen": found.chosen, "examples_for_next": more}
+    return {"tested": rows, "chosen": chosen, "examples_for_next": more}

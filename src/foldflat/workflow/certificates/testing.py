@@ -24,6 +24,7 @@ from foldflat.workflow.certificates.words import in_words
 __all__ = ["Family", "Original", "certificate", "price", "require_enough", "run_test"]
 
 _FORMAT = 2
+_KEPT_FOR_LARGER = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,19 +44,38 @@ class Family:
         names: of candidates, ever smaller, in the order of the test, which must not follow from its examples.
         model: returns a candidate's model; raises BudgetError for one that there cannot be.
         fingerprint: of all that candidates and order follow from.
+        larger: candidates to fall back on where the first of `names` fails, ever smaller, all larger than that.
     """
 
     names: Sequence[str]
     model: Callable[[str], Any]
     fingerprint: str
+    larger: Sequence[str] = ()
+
+    @property
+    def outcomes(self) -> int:
+        """Return in how many ways a test may end."""
+        return len(self.names) + len(self.larger) + 1
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Hold what a test found, and how often its examples had been used before."""
+    """Hold what a test found.
 
-    certification: Certification
+    Attributes:
+        sequences: what each found, in the order of the test: the candidates, and those to fall back on.
+        delta: chance of error of all together.
+        earlier_uses: how often examples had been used before.
+    """
+
+    sequences: tuple[Certification, ...]
+    delta: float
     earlier_uses: int
+
+    @property
+    def deciding(self) -> Certification:
+        """Return the sequence that chose a candidate, the first where none did."""
+        return next((found for found in self.sequences if found.chosen is not None), self.sequences[0])
 
 
 def run_test(
@@ -67,6 +87,9 @@ def run_test(
     progress: bool = False,
 ) -> Outcome:
     """Test candidates in turn, each by one pass over the examples, up to the first that cannot be promised.
+
+    Where there are larger ones to fall back on, a quarter of the chance of error is kept for them; they are tested in
+    turn likewise if the first candidate fails. The chance that any promise is wrong is at most that of both sequences.
 
     Where the ledger knows of earlier uses of any of the examples for the same original, the chance of error is divided
     by the number of ways in which those may have ended.
@@ -92,7 +115,7 @@ def run_test(
         original.sha256,
         _question(family.fingerprint, examples, promise),
         examples.hashes,
-        outcomes=len(family.names) + 1,
+        outcomes=family.outcomes,
     )
 
     def measure(name: str) -> Risk:
@@ -102,8 +125,12 @@ def run_test(
             return dataclasses.replace(unharmed, values=np.full(unharmed.n, unharmed.high))
         return examples.measure(risk, reference, examples.outputs(model, progress=progress))
 
-    found = certify(family.names, measure, promise.limit, delta=promise.delta / spent.choices)
-    return Outcome(found, spent.earlier)
+    delta = promise.delta / spent.choices
+    kept = _KEPT_FOR_LARGER if family.larger else 0.0
+    sequences = [certify(family.names, measure, promise.limit, delta=delta * (1 - kept))]
+    if family.larger and sequences[0].chosen is None:
+        sequences.append(certify(family.larger, measure, promise.limit, delta=delta * kept))
+    return Outcome(tuple(sequences), delta, spent.earlier)
 
 
 def price(original: Original, fingerprint: str, examples: Examples, promise: Promise) -> Spent:
@@ -129,7 +156,7 @@ def certificate(
 
     `among` is the number of candidates that might have been promised.
     """
-    found = outcome.certification
+    found = outcome.deciding
     tested = next((one for one in reversed(found.tested) if one.promised), found.tested[0])
     made = {
         "format": _FORMAT,
@@ -142,7 +169,7 @@ def certificate(
         # of one that was chosen among several nothing is shown beyond the limit
         "bound": promise.limit if tested.promised and among > 1 else tested.risk.upper_bound(found.delta),
         "p_value": tested.p_value,
-        "delta": found.delta,
+        "delta": outcome.delta,
         "earlier_uses": outcome.earlier_uses,
         "examples_needed": None if tested.promised else examples_needed(tested.risk, promise.limit, found.delta),
         "examples_for_half": examples_needed(tested.risk, promise.limit / 2, found.delta) if tested.promised else None,

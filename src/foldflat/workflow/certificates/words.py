@@ -39,8 +39,11 @@ def search_in_words(found: dict[str, Any]) -> str:
     """Say what a search came to, with the paragraph of its certificate."""
     names, tested, words = found["candidates"], found["tested"], found["certificate"]["words"]
     if found["chosen"] is None:
-        return f"None of {len(names)} candidates can be promised; tested was {tested[0]['name']}. {words}"
-    failed = next((one for one in tested if not one["promised"]), None)
+        listed = ", ".join(one["name"] for one in tested)
+        return f"None of {len(names)} candidates can be promised; tested: {listed}. {words}"
+    order = [one["name"] for one in tested]
+    smaller_ones = tested[order.index(found["chosen"]) + 1 :]
+    failed = next((one for one in smaller_ones if not one["promised"]), None)
     smaller = "no smaller one is among them"
     if failed is not None:
         more = found["examples_for_next"]
