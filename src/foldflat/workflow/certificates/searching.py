@@ -95,7 +95,7 @@ def search(
 
     Examples to plan with choose where to begin, by bisection: with the smallest candidate that they foresee to pass
     with room to spare, at what earlier uses of the other examples leave of the chance of error. From there candidates
-    are tested, ever smaller, on those, each at the whole level, up to the first that fails; if that is the first of
+    are tested, ever smaller, on those, each at one level, up to the first that fails; if that is the first of
     all, three larger ones likewise, for which a quarter of the chance of error was kept. So few candidates are made and
     fewer tested, and the promise holds for the search as a whole.
 
