@@ -205,7 +205,14 @@ def one_split(planning: Computed, pool: Computed, names: list[str], limit: float
         "naive": _checked(passing[-1] if passing else None, fresh, pool, limit),
         "tested": len(found.report["tested"]),
         "planned": len(found.report["planned"]),
+        "full_passes": _full_passes(found.report, len(certifying.hashes)),
     }
+
+
+def _full_passes(report: dict[str, Any], n: int) -> float:
+    """Return the examples that models were run on, over those of a full pass: the original and a candidate, on all."""
+    planned, tested = (sum(row["examples"] for row in report[kind]) for kind in ("planned", "tested"))
+    return float((report["planned_with"]["examples"] + planned + n + tested) / (2 * n))
 
 
 def _checked(name: str | None, fresh: Computed, pool: Computed, limit: float) -> dict[str, Any] | None:
@@ -236,6 +243,8 @@ def main() -> None:
         rows = [one_split(planning, pool, names, limit, seed) for limit in LIMITS for seed in range(SPLITS)]
         for limit in LIMITS:
             own = [row for row in rows if row["limit"] == limit]
+            passes = [row["full_passes"] for row in own]
+            print(f"{name} {limit:g}: full passes {np.mean(passes):.2f}, {min(passes):.2f} to {max(passes):.2f}")
             for rule in ("certified", "naive"):
                 chosen = [row[rule] for row in own if row[rule]]
                 broken, above = (sum(one[key] for one in chosen) for key in ("broken", "above_on_all"))

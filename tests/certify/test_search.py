@@ -37,6 +37,16 @@ def test_the_search_ends_at_the_first_failure() -> None:
     assert certify(["40 %"], measure, 0.05).chosen is None
 
 
+def test_a_test_that_was_given_up_has_failed() -> None:
+    """Whatever its p-value on the examples that were measured; what comes behind it is not looked at."""
+    risks = {"a": rate(10), "b": rate(1, 500), "c": rate(10)}
+    assert risks["b"].p_value(0.05) < 1e-6
+    found = certify(list(risks), risks.__getitem__, 0.05, n=1000)
+    assert [(one.name, one.promised) for one in found.tested] == [("a", True), ("b", False)]
+    assert found.tested[1].p_value == 1
+    assert certify(list(risks), risks.__getitem__, 0.05).chosen == "c"
+
+
 def test_without_an_order_each_has_a_share() -> None:
     """Two candidates that are not nested: one that fails does not hide the other, and neither has all of delta."""
     risks = {"svd": rate(60), "ours": rate(30)}

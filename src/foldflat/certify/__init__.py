@@ -8,6 +8,7 @@ from foldflat.certify.bounds import (
     binomial_p_value,
     binomial_upper_bound,
 )
+from foldflat.certify.curtailment import early_verdict
 from foldflat.certify.ledger import Ledger, Spent, example_hash
 from foldflat.certify.paired import paired_p_value, paired_upper_bound
 from foldflat.certify.risks import (
@@ -40,6 +41,7 @@ __all__ = [
     "certify",
     "cosine_error",
     "disagreement",
+    "early_verdict",
     "example_hash",
     "examples_needed",
     "fixed_sequence",

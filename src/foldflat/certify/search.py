@@ -21,8 +21,8 @@ class Tested:
 
     Attributes:
         name: of the candidate.
-        risk: of the examples.
-        p_value: of the hypothesis that its mean risk is at least the limit.
+        risk: of the examples, of some where its test was given up.
+        p_value: of the hypothesis that its mean risk is at least the limit; 1 where its test was given up.
         promised: whether that was rejected.
     """
 
@@ -64,6 +64,7 @@ def certify(
     *,
     delta: float = 0.05,
     graph: TestGraph | None = None,
+    n: int | None = None,
 ) -> Certification:
     """Find the candidates whose mean risk is below a limit, with one chance of error for the whole search.
 
@@ -79,6 +80,8 @@ def certify(
         limit: of the mean risk.
         delta: chance that any promise is wrong.
         graph: for candidates that are not nested, how delta is spent; default all of it down the sequence.
+        n: examples of a test; a candidate whose risk is measured on fewer, because the others could hardly save it,
+            has failed. None: whatever is measured is a test.
 
     Raises:
         RecipeError: no candidates, one twice, a graph of others, delta outside (0, 1).
@@ -93,7 +96,8 @@ def certify(
 
     def p_value(name: str) -> float:
         risk = measure(name)
-        found[name] = risk, risk.p_value(limit, delta)
+        given_up = n is not None and risk.n < n
+        found[name] = risk, 1.0 if given_up else risk.p_value(limit, delta)
         return found[name][1]
 
     rejected = tests.rejected(p_value, delta)

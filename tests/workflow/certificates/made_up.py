@@ -20,11 +20,15 @@ __all__ = ["Lucky", "lucky", "searched", "uses"]
 
 @dataclasses.dataclass(frozen=True)
 class Lucky:
-    """Hold examples with luck in [0, 1); see `foldflat.workflow.certificates.promise.Examples`."""
+    """Hold examples with luck in [0, 1); see `foldflat.workflow.certificates.promise.Examples`.
+
+    Parts share the list of passes with the whole.
+    """
 
     luck: NDArray[np.float64]
     hashes: list[str]
     risks: tuple[str, ...] = ("disagreement",)
+    passes: list[tuple[float, int]] = dataclasses.field(default_factory=list)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -36,7 +40,8 @@ class Lucky:
         return dataclasses.replace(self, luck=self.luck[positions], hashes=[self.hashes[i] for i in positions])
 
     def outputs(self, model: float, *, progress: bool = False) -> NDArray[Any]:  # noqa: ARG002
-        """Return logits (n, 2)."""
+        """Return logits (n, 2); note which model was run on how many."""
+        self.passes.append((model, len(self.luck)))
         return np.stack([self.luck >= model, self.luck < model], axis=1).astype(np.float64)
 
     def measure(self, risk: str, original: NDArray[Any], compressed: NDArray[Any]) -> Risk:

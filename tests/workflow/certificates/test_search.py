@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from tests.workflow.certificates.made_up import Lucky, lucky, searched, uses
 
+from foldflat.certify import Risk
 from foldflat.errors import DataError, RecipeError
 from foldflat.workflow.certificates.promise import drawn
+from foldflat.workflow.certificates.stages import measure_in_stages
 
 RATES: dict[str, float | None] = {f"{rate:g}": rate for rate in (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.07, 0.1, 0.3)}
 
@@ -74,6 +76,54 @@ def test_a_plan_that_was_too_hopeful_falls_back_on_three_larger_ones(tmp_path: P
     assert 0.0125 < found["tested"][2]["p_value"] < 0.05
     assert "Chosen: 0.01, of 5 candidates; the next smaller, 0.039, measures" in found["words"]
     assert found["examples_for_next"] > 1000
+
+
+def run_on(examples: Lucky) -> dict[str, int]:
+    """Return on how many examples each model was run."""
+    found: dict[str, int] = {}
+    for model, n in examples.passes:
+        found[f"{model:g}"] = found.get(f"{model:g}", 0) + n
+    return found
+
+
+def test_no_example_is_run_that_could_change_nothing(tmp_path: Path) -> None:
+    """A plan and a test are given up where they are clear; not the test of the first, which a refusal is about."""
+    planning, examples = lucky(2000, 0), lucky(1000, 1, first=5000)
+    rates: dict[str, float | None] = {f"{rate:g}": rate for rate in (0.001, 0.002, 0.03, 0.3, 0.31, 0.32)}
+    found = searched(rates, planning, examples, tmp_path / "ledger").report
+    assert found["chosen"] == "0.03"
+    tested = {row["name"]: row for row in found["tested"]}
+    assert run_on(examples) == {"0": 1000, "0.002": 1000, "0.03": 1000, "0.3": 125}
+    assert {name: row["examples"] for name, row in tested.items()} == {"0.002": 1000, "0.03": 1000, "0.3": 125}
+    assert tested["0.3"]["p_value"] == 1
+    assert "0.3, measures" in found["words"]
+    assert "on 125 examples, where its test was given up, and cannot be promised" in found["words"]
+    planned = run_on(planning)
+    assert planned.pop("0") == 2000
+    assert planned == {row["name"]: row["examples"] for row in found["planned"]}
+    assert planned == {"0.03": 1500, "0.001": 250, "0.002": 250}
+    refused = searched({"a": 0.3, "b": 0.4}, planning, lucky(1000, 1, first=5000), tmp_path / "other").report
+    assert refused["certificate"]["examples"] == 1000
+
+
+def test_measures_in_stages_are_those_of_the_whole_in_its_order() -> None:
+    """Where nothing is clear before the end; else of a part drawn at random, asked about after every eighth."""
+    examples = lucky(850, 0)
+    reference = examples.outputs(0.0)
+    asked: list[int] = []
+
+    def never(risk: Risk) -> bool:
+        asked.append(risk.n)
+        return False
+
+    whole = measure_in_stages(examples, "disagreement", reference, 0.4, never)
+    assert (whole.values == (examples.luck < 0.4)).all()
+    assert asked == [107, 214, 320, 426, 532, 638, 744]
+    part = measure_in_stages(examples, "disagreement", reference, 0.4, lambda risk: risk.n >= 300)
+    assert part.n == 320
+    assert (part.values != whole.values[:320]).any()
+    few = lucky(150, 0)
+    assert measure_in_stages(few, "disagreement", few.outputs(0.0), 0.4, lambda _: True).n == 150
 
 
 def test_what_cannot_be_made_ends_the_search(tmp_path: Path) -> None:

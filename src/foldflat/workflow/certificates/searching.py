@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 import foldflat
-from foldflat.certify import example_hash, examples_needed, foreseen_p_value
+from foldflat.certify import Risk, early_verdict, example_hash, examples_needed, foreseen_p_value
 from foldflat.errors import BudgetError, RecipeError
 from foldflat.pipeline import Result
 from foldflat.workflow.certificates.promise import Examples, Promise, drawn, known_risk
+from foldflat.workflow.certificates.stages import measure_in_stages
 from foldflat.workflow.certificates.testing import (
     Family,
     Original,
@@ -59,11 +61,13 @@ class Planned:
         name: of the candidate.
         mean: risk on the examples to plan with; None where the candidate cannot be made.
         p_value: foreseen for the test.
+        examples: on which it was measured, until they told on which side of the level it is.
     """
 
     name: str
     mean: float | None
     p_value: float
+    examples: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +98,11 @@ def search(
     """Find the smallest candidate whose risk can be promised to be below a limit.
 
     Examples to plan with choose where to begin, by bisection: with the smallest candidate that they foresee to pass
-    with room to spare, at what earlier uses of the other examples leave of the chance of error. From there candidates
-    are tested, ever smaller, on those, each at one level, up to the first that fails; if that is the first of
-    all, three larger ones likewise, for which a quarter of the chance of error was kept. So few candidates are made and
-    fewer tested, and the promise holds for the search as a whole.
+    with room to spare, at what earlier uses of the other examples leave of the chance of error; each is measured on as
+    many of them as it takes to tell. From there candidates are tested, ever smaller, on those other examples, each at
+    one level, up to the first that fails; if that is the first of all, three larger ones likewise, for which a quarter
+    of the chance of error was kept. So few candidates are made and fewer tested, and the promise holds for the search
+    as a whole.
 
     Source: fixed-sequence testing, Angelopoulos et al., "Learn then Test", 2021; an order from data of its own,
     Laufer-Goldshtein et al., "Efficiently controlling multiple risks with Pareto testing", ICLR 2023.
@@ -133,21 +138,8 @@ def search(
     spent = price(original, fingerprint, examples, promise)
     delta = promise.delta / spent.choices
     require_enough(plan_with.measure(risk, reference, reference), len(examples.hashes), promise, spent)
-    planned: dict[str, Planned] = {}
-
-    def foreseen(name: str) -> bool:
-        say(f"Planning: {name}")
-        try:
-            model = ladder.model(name)
-        except BudgetError:
-            planned[name] = Planned(name, None, 1.0)
-            return False
-        found = plan_with.measure(risk, reference, plan_with.outputs(model, progress=progress))
-        p_value = foreseen_p_value(found, len(examples.hashes), promise.limit, delta)
-        planned[name] = Planned(name, found.mean, p_value)
-        return p_value <= _SAFER * delta
-
-    start = max(0, _last(ladder.names, foreseen))
+    plan = _Plan(ladder, plan_with, reference, risk, len(examples.hashes), promise.limit, delta, progress, say)
+    start = max(0, _last(ladder.names, plan.foresees))
     names = ladder.names[start:]
     say(f"Certifying from {names[0]}")
     larger = ladder.names[max(0, start - _LARGER) : start]
@@ -156,7 +148,7 @@ def search(
     from_where = {key: value for key, value in plan_with.about.items() if key != "repeated"}  # which is of all of them
     report = {
         "candidates": ladder.names,
-        "planned": [dataclasses.asdict(planned[name]) for name in ladder.names if name in planned],
+        "planned": [dataclasses.asdict(plan.found[name]) for name in ladder.names if name in plan.found],
         "planned_with": {**from_where, "examples": len(plan_with.hashes), "left_out": left_out},
         **_found(outcome, ladder.names),
         "certificate": certificate(original, examples, promise, outcome, among=len(names) + len(larger)),
@@ -165,6 +157,63 @@ def search(
     report["certificate"]["search"] = {key: report[key] for key in ("candidates", "planned_with", "tested", "chosen")}
     report["words"] = search_in_words(report)
     return CertifiedSearch(None if chosen is None else (chosen, ladder.make(chosen)), report)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """Measure candidates on examples to plan with, each on as many as it takes to tell whether it will pass.
+
+    Attributes:
+        ladder: the candidates.
+        examples: to plan with.
+        reference: what the original gives for them.
+        risk: its name.
+        n: how many examples the test will have.
+        limit, delta: of the promise, and what chance of error is left for it.
+        progress, say: how to tell.
+        found: what each came to.
+    """
+
+    ladder: Ladder
+    examples: Examples
+    reference: NDArray[Any]
+    risk: str
+    n: int
+    limit: float
+    delta: float
+    progress: bool
+    say: Callable[[str], None]
+    found: dict[str, Planned] = dataclasses.field(default_factory=dict)
+
+    def foresees(self, name: str) -> bool:
+        """Return whether a candidate will pass, with room to spare."""
+        self.say(f"Planning: {name}")
+        try:
+            model = self.ladder.model(name)
+        except BudgetError:
+            self.found[name] = Planned(name, None, 1.0, 0)
+            return False
+        seen = measure_in_stages(
+            self.examples,
+            self.risk,
+            self.reference,
+            model,
+            lambda part: self._verdict(part) is not None,
+            progress=self.progress,
+        )
+        self.found[name] = Planned(name, seen.mean, self._p_value(seen, self.limit), seen.n)
+        return bool(self._verdict(seen))
+
+    def _verdict(self, seen: Risk) -> bool | None:
+        return early_verdict(
+            seen,
+            len(self.examples.hashes),
+            self.limit,
+            lambda limit: self._p_value(seen, limit) <= _SAFER * self.delta,
+        )
+
+    def _p_value(self, seen: Risk, limit: float) -> float:
+        return foreseen_p_value(seen, self.n, limit, self.delta)
 
 
 def _last(names: Sequence[str], holds: Callable[[str], bool]) -> int:
@@ -190,6 +239,7 @@ def _found(outcome: Outcome, names: Sequence[str]) -> dict[str, Any]:
         {
             "name": one.name,
             "mean": one.risk.mean,
+            "examples": one.risk.n,
             "p_value": one.p_value,
             "level": level,
             "promised": one.promised,

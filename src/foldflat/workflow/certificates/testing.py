@@ -1,6 +1,7 @@
 """Test candidates against their original on held-out examples, once, and say what was found."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from foldflat.certify import (
     Risk,
     Spent,
     certify,
+    early_verdict,
     example_hash,
     examples_needed,
     foreseen_p_value,
 )
 from foldflat.errors import BudgetError, DataError
 from foldflat.workflow.certificates.promise import Examples, Promise, known_risk
+from foldflat.workflow.certificates.stages import measure_in_stages
 from foldflat.workflow.certificates.words import in_words
 
 __all__ = ["Family", "Original", "certificate", "price", "require_enough", "run_test"]
@@ -88,6 +91,9 @@ def run_test(
 ) -> Outcome:
     """Test candidates in turn, each by one pass over the examples, up to the first that cannot be promised.
 
+    The pass of a candidate that the others can hardly save is given up; not that of the first, which the certificate
+    is about where nothing can be promised.
+
     Where there are larger ones to fall back on, a quarter of the chance of error is kept for them; they are tested in
     turn likewise if the first candidate fails. The chance that any promise is wrong is at most that of both sequences.
 
@@ -118,18 +124,29 @@ def run_test(
         outcomes=family.outcomes,
     )
 
-    def measure(name: str) -> Risk:
-        try:
-            model = family.model(name)
-        except BudgetError:
-            return dataclasses.replace(unharmed, values=np.full(unharmed.n, unharmed.high))
-        return examples.measure(risk, reference, examples.outputs(model, progress=progress))
+    def sequence(names: Sequence[str], delta: float) -> Certification:
+        def passes(found: Risk, limit: float) -> bool:
+            return foreseen_p_value(found, unharmed.n, limit, delta) <= delta
+
+        def is_lost(found: Risk) -> bool:
+            return early_verdict(found, unharmed.n, promise.limit, functools.partial(passes, found)) is False
+
+        def measure(name: str) -> Risk:
+            try:
+                model = family.model(name)
+            except BudgetError:
+                return dataclasses.replace(unharmed, values=np.full(unharmed.n, unharmed.high))
+            if name == family.names[0]:
+                return examples.measure(risk, reference, examples.outputs(model, progress=progress))
+            return measure_in_stages(examples, risk, reference, model, is_lost, progress=progress)
+
+        return certify(names, measure, promise.limit, delta=delta, n=unharmed.n)
 
     delta = promise.delta / spent.choices
     kept = _KEPT_FOR_LARGER if family.larger else 0.0
-    sequences = [certify(family.names, measure, promise.limit, delta=delta * (1 - kept))]
+    sequences = [sequence(family.names, delta * (1 - kept))]
     if family.larger and sequences[0].chosen is None:
-        sequences.append(certify(family.larger, measure, promise.limit, delta=delta * kept))
+        sequences.append(sequence(family.larger, delta * kept))
     return Outcome(tuple(sequences), delta, spent.earlier)
 
 

@@ -48,5 +48,9 @@ def search_in_words(found: dict[str, Any]) -> str:
     if failed is not None:
         more = found["examples_for_next"]
         way = f"; about {more:,} examples like these would do" if more else ""
-        smaller = f"the next smaller, {failed['name']}, measures {failed['mean']:.2%} and cannot be promised{way}"
+        part = failed["examples"] < found["certificate"]["examples"]
+        where = f" on {failed['examples']:,} examples, where its test was given up," if part else ""
+        smaller = (
+            f"the next smaller, {failed['name']}, measures {failed['mean']:.2%}{where} and cannot be promised{way}"
+        )
     return f"Chosen: {found['chosen']}, of {len(names)} candidates; {smaller}. {words}"
