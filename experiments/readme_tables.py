@@ -10,13 +10,14 @@ import re
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from certify.tables import examples_for_promises, promises_on_real_data, widths_of_bounds
 from filters.tables import at_equal_macs, comparison, largest, networks, shares
-from glue.tables import minilm, minilm_tasks
+from glue.tables import mean_drops, task_scores
 from quality.tables import quality
 from rates.tables import fewer_bytes, look_ups, rates
 from shared import ROOT, read_json
@@ -255,8 +256,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "promises-on-real-data": promises_on_real_data,
     "widths-of-bounds": widths_of_bounds,
     "glue": glue,
-    "minilm": minilm,
-    "minilm-tasks": minilm_tasks,
+    **{model: partial(mean_drops, model) for model in ("minilm", "minibert")},
+    **{f"{model}-tasks": partial(task_scores, model) for model in ("minilm", "minibert")},
     "speed": speed,
     "scaling": scaling,
     "machines": machines,

@@ -1,4 +1,4 @@
-"""Tables of the sweep on all-MiniLM-L6-v2."""
+"""Tables of the sweeps whose results are kept here."""
 
 from typing import Any
 
@@ -7,38 +7,28 @@ from shared import ROOT, read_json
 from foldflat.report.page.words import drop, method_order, rate, score, share
 from foldflat.report.statistics import sweep_statistics
 
-RESULTS = ROOT / "experiments" / "glue" / "minilm" / "results.json"
+FOLDER = ROOT / "experiments" / "glue"
 
 
-def minilm() -> str:
-    """Return the mean drop of every method and rate, before and after fine-tuning."""
-    rows = read_json(RESULTS)["cells"]
-    before, after = sweep_statistics(rows)["groups"]
-    tasks = [task for task, found in before["tasks"].items() if found["counts"]]
-    steps = after["max_steps"]
-    most = max(row["absolute"]["n"] for row in (*before["drops"], *after["drops"]) if row["absolute"])
-    seeds = "with the 95 % interval over paired seeds" if most > 1 else "from the one seed that all tasks have"
-    caption = (
-        f"Mean relative drop over {', '.join(tasks)}, in % of the uncompressed model's score, {seeds}; after: {steps} "
-        "steps more, the uncompressed model too."
-    )
+def mean_drops(sweep: str) -> str:
+    """Return the mean drop of every method and rate of a sweep, before and after fine-tuning."""
+    rows = _cells(sweep)
+    before, after = groups = sweep_statistics(rows)["groups"]
     lines = [
-        caption,
+        _caption(before, after),
         "",
         "| method | removed | table's bytes | drop before fine-tuning | drop after |",
         "|---|---|---|---|---|",
     ]
     for method, own_rate in _methods(rows):
-        lines.append(
-            f"| {method} | {rate(own_rate)} | {_share(rows, method, own_rate)} | "
-            f"{_drop(before, method, own_rate)} | {_drop(after, method, own_rate)} |"
-        )
+        drops = (_drop(group, method, own_rate) for group in groups)
+        lines.append(f"| {method} | {rate(own_rate)} | {_share(rows, method, own_rate)} | {' | '.join(drops)} |")
     return "\n".join(lines)
 
 
-def minilm_tasks() -> str:
-    """Return the score of every task, method and rate, before and after fine-tuning."""
-    rows = read_json(RESULTS)["cells"]
+def task_scores(sweep: str) -> str:
+    """Return the score of every task, method and rate of a sweep, before and after fine-tuning."""
+    rows = _cells(sweep)
     groups = sweep_statistics(rows)["groups"]
     tasks = list(groups[0]["tasks"])
     heads = (f"{task}: before | after" for task in tasks)
@@ -47,6 +37,24 @@ def minilm_tasks() -> str:
         scores = [_score(group, task, method, own_rate) for task in tasks for group in groups]
         lines.append(f"| {method} | {rate(own_rate)} | {' | '.join(scores)} |")
     return "\n".join(lines)
+
+
+def _cells(sweep: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = read_json(FOLDER / sweep / "results.json")["cells"]
+    return found
+
+
+def _caption(before: dict[str, Any], after: dict[str, Any]) -> str:
+    counted = [
+        ", ".join(task for task, found in group["tasks"].items() if found["counts"]) for group in (before, after)
+    ]
+    over = counted[0] if counted[0] == counted[1] else f"{counted[0]} before, {counted[1]} after"
+    most = max(row["absolute"]["n"] for row in (*before["drops"], *after["drops"]) if row["absolute"])
+    seeds = f"with the 95 % interval over {most} paired seeds" if most > 1 else "from the one seed that all tasks have"
+    return (
+        f"Mean relative drop over {over}, in % of the uncompressed model's score, {seeds}; after: {after['max_steps']} "
+        "steps more, the uncompressed model too."
+    )
 
 
 def _methods(rows: list[dict[str, Any]]) -> list[tuple[str, float | None]]:

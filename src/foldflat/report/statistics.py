@@ -1,12 +1,12 @@
 """Paired statistics of a sweep: every method against the uncompressed model, seed by seed."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["REFERENCE", "interval", "sweep_statistics"]
+__all__ = ["REFERENCE", "interval", "interval_over_tasks", "sweep_statistics"]
 
 REFERENCE = "none"
 _OURS, _RIVAL = "ours", "svd"
@@ -23,14 +23,33 @@ def interval(values: Iterable[float]) -> dict[str, Any]:
     Args:
         values: at least one, from independent seeds.
     """
+    return interval_over_tasks([list(values)])
+
+
+def interval_over_tasks(values: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Return the mean over tasks of what seeds came to, its deviation for one seed, and its 95 % interval.
+
+    Of each task the seeds are independent, and tasks are of one another; how much seeds of a task differ may depend on
+    the task, so degrees of freedom are those of Welch and Satterthwaite. Of one task it is Student's interval.
+    Deviation and interval are None where tasks have a single seed.
+
+    Source: Satterthwaite, "An approximate distribution of estimates of variance components", Biometrics Bulletin 1946.
+
+    Args:
+        values: (tasks, seeds), at least one of each.
+    """
     from scipy.stats import t
 
-    found = np.asarray(list(values), dtype=np.float64)
-    n, mean = len(found), float(found.mean())
+    found = np.asarray(values, dtype=np.float64)
+    (tasks, n), mean = found.shape, float(found.mean())
     if n < 2:
         return {"n": n, "mean": mean, "deviation": None, "low": None, "high": None}
-    deviation = float(found.std(ddof=1))
-    half = float(t.ppf((1 + _CONFIDENCE) / 2, n - 1)) * deviation / math.sqrt(n)
+    variances = found.var(axis=1, ddof=1)
+    deviation = float(np.sqrt(variances.sum())) / tasks
+    # shares of the largest, whose squares do not vanish; where all are 0 the half width is, whatever the freedom
+    shares = variances / (variances.max() or 1.0)
+    freedom = float((n - 1) * shares.sum() ** 2 / np.square(shares).sum()) if deviation else n - 1
+    half = float(t.ppf((1 + _CONFIDENCE) / 2, freedom)) * deviation / math.sqrt(n)
     return {"n": n, "mean": mean, "deviation": deviation, "low": mean - half, "high": mean + half}
 
 
@@ -135,7 +154,5 @@ def _drop(own: Scores, reference: Scores, rival: Scores, tasks: list[str]) -> di
 
 def _over_tasks(pairs: dict[str, dict[int, tuple[float, float]]], of: Any) -> dict[str, Any] | None:
     """Return the interval, over the seeds that all tasks have, of the mean over tasks."""
-    seeds = set.intersection(*(set(found) for found in pairs.values()))
-    if not seeds:
-        return None
-    return interval(float(np.mean([of(*pairs[task][seed]) for task in pairs])) for seed in sorted(seeds))
+    seeds = sorted(set.intersection(*(set(found) for found in pairs.values())))
+    return interval_over_tasks([[of(*found[seed]) for seed in seeds] for found in pairs.values()]) if seeds else None

@@ -1,11 +1,9 @@
 """What the page shows beside the statistics of a sweep, paired by seed in the same way."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
-from foldflat.report.statistics import REFERENCE, interval
+from foldflat.report.statistics import REFERENCE, interval, interval_over_tasks
 
 __all__ = ["Scores", "complete_drops", "mean_difference", "mean_score", "relative_drop", "scores_of"]
 
@@ -35,16 +33,15 @@ def relative_drop(scores: Scores, method: tuple[str, float | None], task: str) -
 def mean_score(scores: Scores, method: tuple[str, float | None], tasks: list[str]) -> dict[str, Any] | None:
     """Return the interval over common seeds of the mean over tasks."""
     own = scores.get(method, {})
-    return _over_seeds([own.get(task, {}) for task in tasks], lambda values: float(np.mean(values)))
+    return _over_seeds([own.get(task, {}) for task in tasks])
 
 
 def mean_difference(
     scores: Scores, one: tuple[str, float | None], other: tuple[str, float | None], tasks: list[str]
 ) -> dict[str, Any] | None:
     """Return the interval over common seeds of the mean over tasks of one method's score minus another's."""
-    parts = [scores.get(method, {}).get(task, {}) for method in (one, other) for task in tasks]
-    n = len(tasks)
-    return _over_seeds(parts, lambda values: float(np.mean(values[:n]) - np.mean(values[n:])))
+    own, rival = (scores.get(method, {}) for method in (one, other))
+    return _over_seeds([_minus(own.get(task, {}), rival.get(task, {})) for task in tasks])
 
 
 def complete_drops(drops: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -54,6 +51,10 @@ def complete_drops(drops: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in found if row["absolute"]["n"] == most]
 
 
-def _over_seeds(parts: list[dict[int, float]], of: Callable[[list[float]], float]) -> dict[str, Any] | None:
-    seeds = set.intersection(*(set(part) for part in parts)) if parts else set()
-    return interval(of([part[seed] for part in parts]) for seed in sorted(seeds)) if seeds else None
+def _minus(one: dict[int, float], other: dict[int, float]) -> dict[int, float]:
+    return {seed: one[seed] - other[seed] for seed in one.keys() & other.keys()}
+
+
+def _over_seeds(tasks: list[dict[int, float]]) -> dict[str, Any] | None:
+    seeds = sorted(set.intersection(*map(set, tasks))) if tasks else []
+    return interval_over_tasks([[task[seed] for seed in seeds] for task in tasks]) if seeds else None
