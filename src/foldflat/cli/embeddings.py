@@ -22,9 +22,18 @@ from foldflat.options import (
     takes_recipe,
     takes_text,
 )
-from foldflat.report import counts_in_words, inspection_table, summary_table, trials_table, verdict
+from foldflat.report import (
+    counts_in_words,
+    inspection_table,
+    pruning_table,
+    pruning_verdict,
+    summary_table,
+    trials_table,
+    verdict,
+)
 from foldflat.report.planning import candidates_table, unmeasured
-from foldflat.workflow.folders import compress_folder, densify_folder, inspect_model, plan_source
+from foldflat.workflow.folders import compress_folder, densify_folder, plan_source
+from foldflat.workflow.inspection import inspect_model
 from foldflat.workflow.planning import check_outputs, write_picture
 from foldflat.workflow.weighting import TextSample
 
@@ -176,7 +185,9 @@ def densify(model: Model, output: Output, overwrite: Overwrite = False, as_json:
 @app.command()
 @reports_errors
 def inspect(model: Model, as_json: AsJson = False) -> None:
-    """List every embedding table: share of the bytes, type, tied or not, how it is stored.
+    """List every embedding table: share of the bytes, type, tied or not, how it is stored; and the filters left.
+
+    Says whether a certificate in the folder is still of these weights; exits with 1 if not.
 
     Example: `foldflat inspect my-model`
     """
@@ -187,7 +198,11 @@ def inspect(model: Model, as_json: AsJson = False) -> None:
     if as_json:
         print_json(found)
     else:
-        out.print(inspection_table(found))
+        if found["tables"] or found["pruning"] is None:
+            out.print(inspection_table(found))
+        if found["pruning"] is not None:
+            out.print(pruning_table(found["pruning"]))
+            out.print(pruning_verdict(found["pruning"]), highlight=False)
         if certificate is not None:
             out.print(certificate["words"], markup=False, highlight=False)
     if certificate is not None and certificate["changed"]:

@@ -1,4 +1,4 @@
-"""Whole folders: compress, densify, inspect; each written beside and renamed."""
+"""Whole folders: compress, densify; each written beside and renamed."""
 
 import os
 from collections.abc import Callable
@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 import foldflat
 from foldflat.checkpoint import check_target, save_model_files, writing_folder
 from foldflat.cluster.distributed import Alone, Team
 from foldflat.cluster.source import RowSource
-from foldflat.embedding.base import CompressedEmbedding, CompressedHead
 from foldflat.embedding.fitting import Watch
 from foldflat.embedding.plan import EmbeddingPlan
 from foldflat.embedding.recipe import EmbeddingRecipe
@@ -21,8 +20,7 @@ from foldflat.embedding.weights import TokenCounts
 from foldflat.errors import RecipeError, UnsupportedModelError
 from foldflat.model.hub.reading import copy_companions, front_matter
 from foldflat.model.manifest import write_manifest
-from foldflat.model.size import model_size_bytes
-from foldflat.pipeline import Result, apply, as_module, compress, densify_model, plan, plan_report
+from foldflat.pipeline import Result, apply, compress, densify_model, plan, plan_report
 from foldflat.report import markdown
 from foldflat.workflow.planning import chosen_recipe, is_sampled, note_plan, plan_rows
 from foldflat.workflow.sources import Source, open_source
@@ -30,7 +28,7 @@ from foldflat.workflow.table_files import open_rows
 from foldflat.workflow.tables import compress_rows, is_streamed
 from foldflat.workflow.weighting import TextSample, add_counts, count_text, save_counts, weighted_by_text
 
-__all__ = ["compress_folder", "densify_folder", "inspect_model", "plan_source", "refuse_compressed", "save_folder"]
+__all__ = ["compress_folder", "densify_folder", "plan_source", "refuse_compressed", "save_folder"]
 
 
 def compress_folder(
@@ -196,51 +194,12 @@ def densify_folder(source: str, target: str | os.PathLike[str], *, overwrite: bo
     return dense
 
 
-def inspect_model(source: str) -> dict[str, Any]:
-    """Return every embedding of a model: shape, type, bytes, share of the model, tied or not, how it is stored."""
-    opened = open_source(source)
-    model = as_module(opened.model)
-    total = model_size_bytes(model)
-    tables: dict[int, dict[str, Any]] = {}
-    named = list(model.named_modules(remove_duplicate=False))
-    for name, module in named:
-        if isinstance(module, nn.Embedding | CompressedEmbedding):
-            key = id(module.weight) if isinstance(module, nn.Embedding) else id(module)
-            entry = tables.setdefault(key, _entry(module, total))
-            entry["names"].append(name)
-    for name, module in named:
-        key = id(module.embedding) if isinstance(module, CompressedHead) else id(getattr(module, "weight", None))
-        if key in tables and isinstance(module, nn.Linear | CompressedHead):
-            tables[key]["tied_heads"].append(name)
-    return {"model": source, "kind": opened.kind, "size_bytes": total, "tables": list(tables.values())}
-
-
 def refuse_compressed(source: Source) -> None:
     """Raise UnsupportedModelError for a model that foldflat compressed before."""
     if source.kind == "foldflat":
         raise UnsupportedModelError(
             f"{source.text} is compressed already; hint: compress the original, or `foldflat densify` it first"
         )
-
-
-def _entry(module: nn.Embedding | CompressedEmbedding, total: int) -> dict[str, Any]:
-    compressed = isinstance(module, CompressedEmbedding)
-    size = module.size_bytes if isinstance(module, CompressedEmbedding) else _bytes(module.weight)
-    dtype = module.anchor.dtype if isinstance(module, CompressedEmbedding) else module.weight.dtype
-    return {
-        "names": [],
-        "tied_heads": [],
-        "shape": [module.num_embeddings, module.embedding_dim],
-        "dtype": str(dtype).removeprefix("torch."),
-        "class": type(module).__name__,
-        "stored_as": module.method if compressed else "dense",
-        "size_bytes": size,
-        "share": size / total,
-    }
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def _card(result: Result, source: Source, title: str) -> str:

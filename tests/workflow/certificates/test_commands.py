@@ -142,6 +142,9 @@ def test_prune_finds_the_smallest_that_can_be_promised(workplace: Path, tmp_path
     kept = certificate_of(small)
     assert kept is not None
     assert "on images (test) is" in kept["words"]
+    inspected = run("inspect", small)
+    assert inspected.exit_code == 0
+    assert "on images (test) is" in " ".join(inspected.stdout.split())
     again = run("certify", network[0], small, *network[1:], *promised, "--image-size", 8, "--json")
     assert json.loads(again.stdout)["earlier_uses"] == 1
     assert json.loads(again.stdout)["mean"] == pytest.approx(found["certificate"]["mean"])
