@@ -52,9 +52,9 @@ def test_the_p_value_is_the_worst_case_and_little_more() -> None:
 
 
 def test_the_bound_is_where_the_p_value_crosses_delta() -> None:
-    """The p-value falls with the limit, for every count tried, so that there is one crossing."""
-    for d, g, n in ((0, 0, 100), (3, 1, 100), (20, 18, 872), (5, 40, 872)):
-        limits = np.linspace((d - g) / n, 0.4, 30)
+    """The p-value falls with the limit, from a gain of all to a drop, so that there is one crossing."""
+    for d, g, n in ((0, 0, 100), (3, 1, 100), (20, 18, 872), (5, 40, 872), (5, 0, 250)):
+        limits = np.concatenate([np.linspace(-1, (d - g) / n, 30), np.linspace((d - g) / n, 0.4, 30)])
         found = [paired_p_value(d, g, n, limit) for limit in limits]
         assert all(later <= earlier + 1e-9 for earlier, later in itertools.pairwise(found))
         bound = paired_upper_bound(d, g, n)

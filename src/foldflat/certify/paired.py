@@ -42,13 +42,15 @@ def paired_p_value(worse: int, better: int, n: int, limit: float, *, delta: floa
     if not -1 <= limit <= 1:
         raise RecipeError(f"the limit of a drop is {limit}\nhint: from -1 to 1; 0.005 is half a point")
     gamma = _SHARE * delta
-    least = max(0.0, -limit, binomial_lower_bound(better, n, gamma / 2))
+    least = binomial_lower_bound(better, n, gamma / 2)
     most = min((1 - limit) / 2, binomial_upper_bound(better, n, gamma / 2))
     if least > most:  # no b of the interval allows so large a drop
         return gamma
     edges = np.linspace(least, most, _CELLS + 1)
     evidence = _evidence(worse, better, n, limit)
-    return min(1.0, float(_chances(evidence, n, limit, edges[:-1] + limit, edges[1:]).max()) + gamma)
+    # where b is below a gain that is the limit, every drop is as large, the least of them that of nobody worse
+    losing = (edges[:-1] + limit).clip(0)
+    return min(1.0, float(_chances(evidence, n, limit, losing, edges[1:]).max()) + gamma)
 
 
 def paired_upper_bound(worse: int, better: int, n: int, delta: float = 0.05) -> float:
