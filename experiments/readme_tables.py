@@ -25,17 +25,6 @@ from shared import ROOT, read_json
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "experiments" / "filters" / "README.md")
 SCALING = ROOT / "benchmarks" / "results" / "scaling.json"
 BLOCK = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- end of figures -->)", re.DOTALL)
-METHODS = {
-    "none": "uncompressed",
-    "svd": "SVD",
-    "k=2": "paper's subspaces, k=2",
-    "k=3": "paper's subspaces, k=3",
-    "k=4": "paper's subspaces, k=4",
-    "k=5": "paper's subspaces, k=5",
-    "auto": "**foldflat default** (k chosen, free ranks)",
-    "int8": "int8 rows",
-    "int4": "int4 groups",
-}
 
 
 def cells(folder: str) -> list[dict[str, Any]]:
@@ -57,45 +46,6 @@ def energy() -> str:
             f"{cell['ours']['n_bases']} | {cell['int8']['energy_lost']:.2%} | {cell['int4']['energy_lost']:.2%} |"
         )
     return "\n".join(lines)
-
-
-def glue() -> str:
-    """Return metrics before and after fine-tuning; tasks without signal stand in a table of their own."""
-    by_task: dict[str, list[dict[str, Any]]] = {}
-    for cell in cells("experiments/glue"):
-        by_task.setdefault(cell["task"], []).append(cell)
-    telling = {task for task, found in by_task.items() if all(c["uncompressed"]["beats_majority"] for c in found)}
-    text = _glue_table({task: by_task[task] for task in sorted(telling)})
-    apart = {task: by_task[task] for task in sorted(by_task.keys() - telling)}
-    if apart:
-        text += (
-            "\n\nShown apart, because the uncompressed model does not beat the commonest label by two standard errors "
-            f"on every seed, so that a drop there says little:\n\n{_glue_table(apart)}"
-        )
-    return text
-
-
-def _glue_table(by_task: dict[str, list[dict[str, Any]]]) -> str:
-    names = [f"{task} ({found[0]['before']['headline']['name']})" for task, found in by_task.items()]
-    lines = ["| method | table bytes | " + " | ".join(f"{name}: before | after | seeds" for name in names) + " |"]
-    lines.append("|---|---|" + "---|---|---|" * len(names))
-    for method, label in METHODS.items():
-        rows = {task: [c for c in found if c["method"] == method] for task, found in by_task.items()}
-        if not any(rows.values()):
-            continue
-        some = next(found for found in rows.values() if found)[0]["table"]
-        size = f"{some['size_bytes_after'] / 1e6:.1f} MB" if some else "16.8 MB"
-        parts = [f"{_spread(found, 'before')} | {_spread(found, 'after')} | {len(found)}" for found in rows.values()]
-        lines.append(f"| {label} | {size} | {' | '.join(parts)} |")
-    return "\n".join(lines)
-
-
-def _spread(found: list[dict[str, Any]], when: str) -> str:
-    values = [100 * cell[when]["headline"]["value"] for cell in found]
-    if not values:
-        return "-"
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
 
 
 def speed() -> str:
@@ -255,7 +205,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "examples-for-promises": examples_for_promises,
     "promises-on-real-data": promises_on_real_data,
     "widths-of-bounds": widths_of_bounds,
-    "glue": glue,
     **{model: partial(mean_drops, model) for model in ("minilm", "minibert")},
     **{f"{model}-tasks": partial(task_scores, model) for model in ("minilm", "minibert")},
     "speed": speed,

@@ -10,10 +10,14 @@ resnet20: the network of the shared models on the 10,000 test images of CIFAR-10
 2,000 training images that no candidate was calibrated on. sst2: minibert fine-tuned for 600 steps on the training rows
 but 8,000 (seed 0), whose table is stored in ever fewer bytes; the 8,000 rows and the 872 of the validation split
 certify and check, 2,000 other training rows plan.
+
+What candidates answered is kept in build/certify, so that searches can be repeated without them; delete it where models
+or their compression have changed.
 """
 
 import argparse
 import dataclasses
+import json
 import sys
 import tempfile
 import time
@@ -27,7 +31,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from filters.nets import ResNet20
-from shared import DATA, hardware, write_json
+from shared import DATA, ROOT, hardware, write_json
 
 from foldflat.certify import Risk, accuracy_drop, paired_upper_bound
 from foldflat.embedding.recipe import EmbeddingRecipe
@@ -150,6 +154,33 @@ def _with_more_held_out(folder: Path, n: int) -> str:
     return str(folder)
 
 
+def kept(name: str, make: Callable[[], Subject]) -> tuple[Computed, Computed, list[dict[str, Any]]]:
+    """Return what `computed` does, from a file where there is one."""
+    file = ROOT / "build" / "certify" / f"{name}.npz"
+    if not file.is_file():
+        *parts, rows = computed(make())
+        arrays: dict[str, Any] = {"rows": json.dumps(rows)}
+        for i, part in enumerate(parts):
+            about = json.dumps(part.about)
+            arrays |= {f"{i} labels": part.labels, f"{i} hashes": np.array(part.hashes), f"{i} about": about}
+            arrays |= {f"{i} logits {own}": values for own, values in part.logits.items()}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(file, **arrays)
+    with np.load(file) as arrays:
+        first, second = (_part(arrays, f"{i} ") for i in range(2))
+        return first, second, json.loads(str(arrays["rows"]))
+
+
+def _part(arrays: Any, prefix: str) -> Computed:
+    logits = f"{prefix}logits "
+    return Computed(
+        {name.removeprefix(logits): arrays[name] for name in arrays.files if name.startswith(logits)},
+        arrays[f"{prefix}labels"],
+        arrays[f"{prefix}hashes"].tolist(),
+        json.loads(str(arrays[f"{prefix}about"])),
+    )
+
+
 def computed(subject: Subject) -> tuple[Computed, Computed, list[dict[str, Any]]]:
     """Return logits of all candidates on examples to plan with and on the others, and what each candidate is."""
     kinds = (subject.planning, subject.pool)
@@ -238,7 +269,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for name in arguments.subjects:
-        planning, pool, candidates = computed(subjects[name]())
+        planning, pool, candidates = kept(name, subjects[name])
         names = [row["name"] for row in candidates]
         rows = [one_split(planning, pool, names, limit, seed) for limit in LIMITS for seed in range(SPLITS)]
         for limit in LIMITS:

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from glue.run import parent
+from glue.parents import parent
 from methods import METHODS, Found, by_recipe, count, means, measured, quantised, sentences, token_ids, weights_of
 from shared import DATA, write_json
 

@@ -16,14 +16,14 @@ RATES: dict[str, float | None] = {f"{rate:g}": rate for rate in (0.001, 0.002, 0
 
 
 def test_the_smallest_that_can_be_promised_is_found_by_making_few(tmp_path: Path) -> None:
-    """Bisection plans, the others certify: of nine candidates five are made and three tested."""
+    """Bisection plans, the others certify: of nine candidates at most five are made, and two tested."""
     made: list[str] = []
     found = searched(RATES, lucky(2000, 0), lucky(1000, 1, first=5000), tmp_path / "ledger", made=made)
     assert found.chosen is not None
     assert found.chosen[0] == found.report["chosen"] == "0.03"
     assert len(made) == len(set(made)) <= 5
-    assert [row["name"] for row in found.report["tested"]] == ["0.02", "0.03", "0.07"]
-    assert [row["promised"] for row in found.report["tested"]] == [True, True, False]
+    assert [row["name"] for row in found.report["tested"]] == ["0.03", "0.07"]
+    assert [row["promised"] for row in found.report["tested"]] == [True, False]
     certificate = found.report["certificate"]
     assert certificate["promised"]
     assert certificate["bound"] == certificate["limit"] == 0.05
@@ -42,7 +42,7 @@ def test_a_search_that_was_made_costs_whoever_searches_again(tmp_path: Path) -> 
     first = searched(RATES, planning, examples, ledger).report["certificate"]
     assert (first["earlier_uses"], first["delta"]) == (0, pytest.approx(0.05))
     assert searched(RATES, planning, examples, ledger).report["certificate"] == first
-    tested_from = list(RATES).index("0.02")
+    tested_from = list(RATES).index("0.03")
     ways = len(RATES) - tested_from + min(3, tested_from) + 1
     other = searched(RATES, planning, examples, ledger, limit=0.08).report["certificate"]
     assert (other["earlier_uses"], other["delta"]) == (1, pytest.approx(0.05 / ways))
@@ -94,15 +94,15 @@ def test_no_example_is_run_that_could_change_nothing(tmp_path: Path) -> None:
     found = searched(rates, planning, examples, tmp_path / "ledger").report
     assert found["chosen"] == "0.03"
     tested = {row["name"]: row for row in found["tested"]}
-    assert run_on(examples) == {"0": 1000, "0.002": 1000, "0.03": 1000, "0.3": 125}
-    assert {name: row["examples"] for name, row in tested.items()} == {"0.002": 1000, "0.03": 1000, "0.3": 125}
+    assert run_on(examples) == {"0": 1000, "0.03": 1000, "0.3": 125}
+    assert {name: row["examples"] for name, row in tested.items()} == {"0.03": 1000, "0.3": 125}
     assert tested["0.3"]["p_value"] == 1
     assert "0.3, measures" in found["words"]
     assert "on 125 examples, where its test was given up, and cannot be promised" in found["words"]
     planned = run_on(planning)
     assert planned.pop("0") == 2000
     assert planned == {row["name"]: row["examples"] for row in found["planned"]}
-    assert planned == {"0.03": 1500, "0.001": 250, "0.002": 250}
+    assert planned == {"0.03": 500, "0.3": 250, "0.31": 250}
     refused = searched({"a": 0.3, "b": 0.4}, planning, lucky(1000, 1, first=5000), tmp_path / "other").report
     assert refused["certificate"]["examples"] == 1000
 

@@ -30,6 +30,8 @@ __all__ = ["CertifiedSearch", "Ladder", "search"]
 
 _SAFER = 0.1
 _LARGER = 3
+# fewer than where a test is given up: a plan that is wrong costs a pass, no promise
+_DEVIATIONS = 1.0
 
 
 class Ladder:
@@ -210,6 +212,7 @@ class _Plan:
             len(self.examples.hashes),
             self.limit,
             lambda limit: self._p_value(seen, limit) <= _SAFER * self.delta,
+            deviations=_DEVIATIONS,
         )
 
     def _p_value(self, seen: Risk, limit: float) -> float:
