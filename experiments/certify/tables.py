@@ -1,6 +1,7 @@
 """Tables of promises: examples that they take, how often they are broken, how wide their bounds are."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 from shared import ROOT, read_json
 
@@ -37,8 +38,8 @@ def examples_for_promises() -> str:
 
 def promises_on_real_data() -> str:
     """Return what was chosen on twenty halves, and how often the other half proved it wrong, by rule and limit."""
-    lines = ["| model | limit | rule | promises | chosen | broken | drop on all examples above the limit |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    heads = ("model", "limit", "rule", "promises", "chosen", "broken", "drop on all examples above the limit", "cost")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for file, label in SUBJECTS.items():
         found = read_json(RESULTS / f"splits-{file}.json")
         for limit in sorted({row["limit"] for row in found["splits"]}):
@@ -48,11 +49,17 @@ def promises_on_real_data() -> str:
                 chosen = Counter(one["name"] for one in made)
                 listed = ", ".join(f"{name} ({times})" for name, times in chosen.most_common())
                 broken, above = (sum(one[key] for one in made) for key in ("broken", "above_on_all"))
+                cost = _passes(row["full_passes"] for row in own) if rule == "certified" else ""
                 lines.append(
                     f"| {label} | {100 * limit:g} % | {RULES[rule]} | {len(made)} of {len(own)} | {listed} | "
-                    f"{broken} | {above} |"
+                    f"{broken} | {above} | {cost} |"
                 )
     return "\n".join(lines)
+
+
+def _passes(found: Iterable[float]) -> str:
+    costs = sorted(found)
+    return f"{sum(costs) / len(costs):.1f} ({costs[0]:.1f} to {costs[-1]:.1f})"
 
 
 def widths_of_bounds() -> str:

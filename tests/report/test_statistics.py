@@ -45,10 +45,10 @@ def test_an_interval_is_students() -> None:
 
 
 def test_an_interval_over_tasks_takes_each_for_itself() -> None:
-    """Variances 2 and 8: deviation sqrt(10) / 2, freedom 100 / 68, whatever the means; no spread, no width."""
+    """Variances 2 and 8: error sqrt(10 / 2) / 2, freedom 100 / 68, whatever the means; no spread, no width."""
     found = interval_over_tasks([[1, 3], [12, 8]])
     assert found["mean"] == 6
-    assert found["deviation"] == pytest.approx(10**0.5 / 2)
+    assert found["deviation"] == pytest.approx(0.5**0.5), "of 6.5 and 5.5, the means of the seeds"
     half = float(t.ppf(0.975, 100 / 68)) * (10**0.5 / 2) / 2**0.5
     assert (found["low"], found["high"]) == (pytest.approx(6 - half), pytest.approx(6 + half))
     assert interval_over_tasks([[1, 3], [12, 8]])["high"] == pytest.approx(

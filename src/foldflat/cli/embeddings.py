@@ -187,7 +187,8 @@ def densify(model: Model, output: Output, overwrite: Overwrite = False, as_json:
 def inspect(model: Model, as_json: AsJson = False) -> None:
     """List every embedding table: share of the bytes, type, tied or not, how it is stored; and the filters left.
 
-    Says whether a certificate in the folder is still of these weights; exits with 1 if not.
+    Of a network of your own class, the tables that were compressed. Says whether a certificate in the folder is still
+    of these weights; exits with 1 if not.
 
     Example: `foldflat inspect my-model`
     """

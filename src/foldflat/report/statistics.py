@@ -27,11 +27,12 @@ def interval(values: Iterable[float]) -> dict[str, Any]:
 
 
 def interval_over_tasks(values: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Return the mean over tasks of what seeds came to, its deviation for one seed, and its 95 % interval.
+    """Return the mean over tasks of what seeds came to, its standard deviation over seeds, and its 95 % interval.
 
-    Of each task the seeds are independent, and tasks are of one another; how much seeds of a task differ may depend on
-    the task, so degrees of freedom are those of Welch and Satterthwaite. Of one task it is Student's interval.
-    Deviation and interval are None where tasks have a single seed.
+    The deviation is that of the mean of one seed. The interval takes tasks as independent of one another, so that it
+    does not cover what a seed does to all of them alike; how much seeds of a task differ may depend on the task, so
+    degrees of freedom are those of Welch and Satterthwaite. Of one task it is Student's interval. Both are None where
+    tasks have a single seed.
 
     Source: Satterthwaite, "An approximate distribution of estimates of variance components", Biometrics Bulletin 1946.
 
@@ -44,12 +45,13 @@ def interval_over_tasks(values: Sequence[Sequence[float]]) -> dict[str, Any]:
     (tasks, n), mean = found.shape, float(found.mean())
     if n < 2:
         return {"n": n, "mean": mean, "deviation": None, "low": None, "high": None}
+    deviation = float(found.mean(axis=0).std(ddof=1))
     variances = found.var(axis=1, ddof=1)
-    deviation = float(np.sqrt(variances.sum())) / tasks
-    # shares of the largest, whose squares do not vanish; where all are 0 the half width is, whatever the freedom
+    error = math.sqrt(variances.sum() / n) / tasks
+    # shares of the largest, whose squares do not vanish; where all are 0 so is the half width, whatever the freedom
     shares = variances / (variances.max() or 1.0)
-    freedom = float((n - 1) * shares.sum() ** 2 / np.square(shares).sum()) if deviation else n - 1
-    half = float(t.ppf((1 + _CONFIDENCE) / 2, freedom)) * deviation / math.sqrt(n)
+    freedom = float((n - 1) * shares.sum() ** 2 / np.square(shares).sum()) if error else n - 1
+    half = float(t.ppf((1 + _CONFIDENCE) / 2, freedom)) * error
     return {"n": n, "mean": mean, "deviation": deviation, "low": mean - half, "high": mean + half}
 
 

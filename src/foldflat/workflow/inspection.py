@@ -21,7 +21,7 @@ __all__ = ["inspect_model"]
 def inspect_model(source: str) -> dict[str, Any]:
     """Return what a model consists of, as JSON values.
 
-    A network of the user's own class is not built: its folder says what there is to know.
+    A network of the user's own class is not built: of its tables those are listed that foldflat compressed.
 
     Args:
         source: what MODEL means on the command line, or the folder of a network that was pruned.
@@ -51,12 +51,13 @@ def _own_class(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     verify_files(folder, manifest)
     dtype = getattr(torch, manifest.get("dtype", "float32"))
     with safe_open(folder / hub.WEIGHTS_NAME, framework="pt") as stored:
-        total = sum(_bytes(stored.get_tensor(name)) for name in stored.keys())  # noqa: SIM118 (no mapping)
-    tables = [
-        {**_entry(embedding_from_spec(table["spec"], dtype=dtype), total), "names": table["names"]}
-        | {"tied_heads": table["heads"]}
-        for table in manifest["tables"]
-    ]
+        sizes = {name: _bytes(stored.get_tensor(name)) for name in stored.keys()}  # noqa: SIM118 (no mapping)
+    total, tables = sum(sizes.values()), []
+    for table in manifest["tables"]:
+        own = sum(size for name, size in sizes.items() if name.startswith(f"{table['names'][0]}."))
+        entry = _entry(embedding_from_spec(table["spec"], dtype=dtype, device="meta"), total)
+        places = {"names": table["names"], "tied_heads": table["heads"]}
+        tables.append({**entry, **places, "size_bytes": own, "share": own / total})
     return {"kind": "foldflat", "size_bytes": total, "tables": tables}
 
 

@@ -73,8 +73,7 @@ def test_a_plan_that_was_too_hopeful_falls_back_on_three_larger_ones(tmp_path: P
         ("0.039", False, pytest.approx(0.0125)),
         ("0.2", False, pytest.approx(0.0375)),
     ]
-    # 37 of all 1,000 would be a p-value of .031: enough for the whole chance of error, not for a quarter of it
-    assert (found["tested"][2]["examples"], found["tested"][2]["p_value"]) == (875, 1)
+    assert 0.0125 < found["tested"][2]["p_value"] < 0.05
     assert "Chosen: 0.01, of 5 candidates; the next smaller, 0.039, measures" in found["words"]
     assert found["examples_for_next"] > 1000
 

@@ -38,8 +38,8 @@ NOTES = {
     "against the uncompressed model of the same seed. Bars, and the band around the dashed line of the uncompressed "
     "model, are one standard deviation over seeds; a single seed has none. Each chart has a vertical scale of its own.",
     "mean": "None minus method, so more is worse. Relative: of the score of the uncompressed model, as in the paper. "
-    "In brackets the 95 % interval over paired seeds, with degrees of freedom by Welch and Satterthwaite, as tasks are "
-    "independent and their seeds spread differently; one seed has none. Compression counts parameters, "
+    "In brackets the 95 % interval over paired seeds, which takes tasks as independent of one another (degrees of "
+    "freedom by Welch and Satterthwaite); one seed has none. Compression counts parameters, "
     "where nothing else is said. The least relative drop at a compression is bold where it has an interval, among "
     "methods of all seeds.",
     "tasks": "Relative drops in %, below them drops in points, each with its 95 % interval over paired seeds.",

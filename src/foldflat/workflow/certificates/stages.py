@@ -1,5 +1,6 @@
 """Candidates measured on ever more of the examples, until it is clear what comes out."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -36,16 +37,15 @@ def measure_in_stages(
     """
     n = len(examples.hashes)
     order = np.random.default_rng(0).permutation(n)
-    outputs: list[NDArray[Any]] = []
-    for part in np.array_split(order, max(1, min(_STAGES, n // _FEWEST))):
-        outputs.append(examples.part(part.tolist()).outputs(model, progress=progress))
-        so_far = np.concatenate(outputs)
-        seen = order[: len(so_far)]
-        if len(seen) == n:
-            break
-        found = examples.part(seen.tolist()).measure(risk, reference[seen], so_far)
-        if enough(found):
-            return found
-    in_order = np.empty_like(so_far)
-    in_order[order] = so_far
-    return examples.measure(risk, reference, in_order)
+    parts = [np.sort(part) for part in np.array_split(order, max(1, min(_STAGES, n // _FEWEST)))]
+    values: list[NDArray[np.float64]] = []
+    for part in parts:
+        seen = examples.part(part.tolist())
+        found = seen.measure(risk, reference[part], seen.outputs(model, progress=progress))
+        values.append(found.values)
+        so_far = dataclasses.replace(found, values=np.concatenate(values))
+        if so_far.n < n and enough(so_far):
+            return so_far
+    in_order = np.empty_like(so_far.values)
+    in_order[np.concatenate(parts)] = so_far.values
+    return dataclasses.replace(so_far, values=in_order)
