@@ -16,6 +16,7 @@ from foldflat.pipeline import Result
 from foldflat.workflow.certificates.promise import Examples, Promise, drawn, known_risk
 from foldflat.workflow.certificates.stages import measure_in_stages
 from foldflat.workflow.certificates.testing import (
+    KEPT_FOR_LARGER,
     Family,
     Original,
     Outcome,
@@ -28,7 +29,6 @@ from foldflat.workflow.certificates.words import search_in_words
 
 __all__ = ["CertifiedSearch", "Ladder", "search"]
 
-_SAFER = 0.1
 _LARGER = 3
 # fewer than where a test is given up: a plan that is wrong costs a pass, no promise
 _DEVIATIONS = 1.0
@@ -100,8 +100,8 @@ def search(
     """Find the smallest candidate whose risk can be promised to be below a limit.
 
     Examples to plan with choose where to begin, by bisection: with the smallest candidate that they foresee to pass
-    with room to spare, at what earlier uses of the other examples leave of the chance of error; each is measured on as
-    many of them as it takes to tell. From there candidates are tested, ever smaller, on those other examples, each at
+    at what earlier uses of the other examples leave of the chance of error; each is measured on as many of them as it
+    takes to tell. From there candidates are tested, ever smaller, on those other examples, each at
     one level, up to the first that fails; if that is the first of all, three larger ones likewise, for which a quarter
     of the chance of error was kept. So few candidates are made and fewer tested, and the promise holds for the search
     as a whole.
@@ -140,7 +140,8 @@ def search(
     spent = price(original, fingerprint, examples, promise)
     delta = promise.delta / spent.choices
     require_enough(plan_with.measure(risk, reference, reference), len(examples.hashes), promise, spent)
-    plan = _Plan(ladder, plan_with, reference, risk, len(examples.hashes), promise.limit, delta, progress, say)
+    level = delta * (1 - KEPT_FOR_LARGER)
+    plan = _Plan(ladder, plan_with, reference, risk, len(examples.hashes), promise.limit, level, progress, say)
     start = max(0, _last(ladder.names, plan.foresees))
     names = ladder.names[start:]
     say(f"Certifying from {names[0]}")
@@ -171,7 +172,7 @@ class _Plan:
         reference: what the original gives for them.
         risk: its name.
         n: how many examples the test will have.
-        limit, delta: of the promise, and what chance of error is left for it.
+        limit, delta: of the promise, and at what level it will be tested.
         progress, say: how to tell.
         found: what each came to.
     """
@@ -188,7 +189,7 @@ class _Plan:
     found: dict[str, Planned] = dataclasses.field(default_factory=dict)
 
     def foresees(self, name: str) -> bool:
-        """Return whether a candidate will pass, with room to spare."""
+        """Return whether a candidate will pass."""
         self.say(f"Planning: {name}")
         try:
             model = self.ladder.model(name)
@@ -211,7 +212,7 @@ class _Plan:
             seen,
             len(self.examples.hashes),
             self.limit,
-            lambda limit: self._p_value(seen, limit) <= _SAFER * self.delta,
+            lambda limit: self._p_value(seen, limit) <= self.delta,
             deviations=_DEVIATIONS,
         )
 

@@ -24,10 +24,10 @@ from foldflat.workflow.certificates.promise import Examples, Promise, known_risk
 from foldflat.workflow.certificates.stages import measure_in_stages
 from foldflat.workflow.certificates.words import in_words
 
-__all__ = ["Family", "Original", "certificate", "price", "require_enough", "run_test"]
+__all__ = ["KEPT_FOR_LARGER", "Family", "Original", "certificate", "price", "require_enough", "run_test"]
 
 _FORMAT = 2
-_KEPT_FOR_LARGER = 0.25
+KEPT_FOR_LARGER = 0.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +143,7 @@ def run_test(
         return certify(names, measure, promise.limit, delta=delta, n=unharmed.n)
 
     delta = promise.delta / spent.choices
-    kept = _KEPT_FOR_LARGER if family.larger else 0.0
+    kept = KEPT_FOR_LARGER if family.larger else 0.0
     sequences = [sequence(family.names, delta * (1 - kept))]
     if family.larger and sequences[0].chosen is None:
         sequences.append(sequence(family.larger, delta * kept))
