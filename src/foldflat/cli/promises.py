@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.table import Table
 
 from foldflat.cli.terminal import out, print_json
 from foldflat.errors import RecipeError
+from foldflat.report.promises import search_table
 
 if TYPE_CHECKING:  # evaluates models, which takes long to import
     from foldflat.workflow.certificates import CertifiedSearch
@@ -31,31 +31,9 @@ def print_search(found: "CertifiedSearch", output: Path, as_json: bool) -> None:
         report = found.chosen[1].report if found.chosen is not None else None
         print_json({"output": str(output) if found.chosen else None, **found.report, "report": report})
     else:
-        out.print(_table(found.report))
+        out.print(search_table(found.report))
         out.print(found.report["words"], markup=False, highlight=False)
         if found.chosen is not None:
             out.print(f"Written to {output}; load it after `import foldflat`.")
     if found.chosen is None:
         raise typer.Exit(1)
-
-
-def _table(report: dict[str, Any]) -> Table:
-    view = Table(title="Candidates, the largest first")
-    for heading in ("candidate", "planned", "certified", "p-value", "promised"):
-        view.add_column(heading, justify="left" if heading == "candidate" else "right")
-    planned, tested = ({row["name"]: row for row in report[kind]} for kind in ("planned", "tested"))
-    for name in report["candidates"]:
-        if name in planned or name in tested:
-            found = tested.get(name, {})
-            view.add_row(
-                name,
-                _share(planned.get(name, {}).get("mean")),
-                _share(found.get("mean")),
-                f"{found['p_value']:.2g}" if found else "",
-                ("yes" if found["promised"] else "no") if found else "",
-            )
-    return view
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.2%}"
