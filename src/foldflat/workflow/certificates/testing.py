@@ -91,8 +91,8 @@ def run_test(
 ) -> Outcome:
     """Test candidates in turn, each by one pass over the examples, up to the first that cannot be promised.
 
-    The pass of a candidate that the others can hardly save is given up; not that of the first, which the certificate
-    is about where nothing can be promised.
+    The pass of a candidate that the examples left can hardly save is given up; not that of the first, which the
+    certificate is about where nothing can be promised.
 
     Where there are larger ones to fall back on, a quarter of the chance of error is kept for them; they are tested in
     turn likewise if the first candidate fails. The chance that any promise is wrong is at most that of both sequences.
@@ -125,11 +125,7 @@ def run_test(
     )
 
     def sequence(names: Sequence[str], delta: float) -> Certification:
-        def passes(found: Risk, limit: float) -> bool:
-            return foreseen_p_value(found, unharmed.n, limit, delta) <= delta
-
-        def is_lost(found: Risk) -> bool:
-            return early_verdict(found, unharmed.n, promise.limit, functools.partial(passes, found)) is False
+        is_lost = functools.partial(_is_lost, n=unharmed.n, limit=promise.limit, delta=delta)
 
         def measure(name: str) -> Risk:
             try:
@@ -148,6 +144,11 @@ def run_test(
     if family.larger and sequences[0].chosen is None:
         sequences.append(sequence(family.larger, delta * kept))
     return Outcome(tuple(sequences), delta, spent.earlier)
+
+
+def _is_lost(seen: Risk, n: int, limit: float, delta: float) -> bool:
+    """Return whether a test of n examples will hardly pass, after those seen."""
+    return early_verdict(seen, n, limit, lambda at: foreseen_p_value(seen, n, at, delta) <= delta) is False
 
 
 def price(original: Original, fingerprint: str, examples: Examples, promise: Promise) -> Spent:
